@@ -1,0 +1,713 @@
+#include "broker/dispatch_private.h"
+#include <assert.h>
+#include <string.h>
+
+uint32_t
+worker_of(const struct dispatch *self, const struct job *job)
+{
+    if (job->worker == ROSTER_NOBODY || job->worker >= self->roster.n_workers) {
+        return ROSTER_NOBODY;
+    }
+    const struct worker *worker = &self->roster.workers[job->worker];
+    bool same = worker->used && worker->incarnation == job->header.worker;
+    return same ? job->worker : ROSTER_NOBODY;
+}
+
+static struct frame *
+worker_send(struct dispatch *self, const struct worker *worker, enum frame_kind kind)
+{
+    return send_frame(self, &worker->peer, worker->session, kind);
+}
+
+static struct effect *
+last_effect(struct dispatch *self)
+{
+    return &self->effects->items[self->effects->count - 1];
+}
+
+void
+worker_tell(struct dispatch *self, const struct job *job, enum frame_kind kind)
+{
+    uint32_t slot = worker_of(self, job);
+    if (slot != ROSTER_NOBODY && self->roster.workers[slot].session != 0) {
+        worker_send(self, &self->roster.workers[slot], kind)->leased.lease = job_lease(job);
+    }
+}
+
+void
+worker_send_job(struct dispatch *self, uint32_t index, bool again)
+{
+    struct job *job = job_at(&self->jobs, index);
+    struct worker *worker = &self->roster.workers[job->worker];
+    if (!again) {
+        job->lease.number = ++worker->sent_jobs;
+        job->lease.told_ms = 0;
+    }
+    job->resent = again;
+    job->lease.sent_ms = self->now.mono_ms;
+    roster_refresh(&self->roster, job->worker);
+    struct list bases = gateway_bases(self);
+    struct frame *frame = worker_send(self, worker, FRAME_JOB);
+    frame->job = (struct job_frame){ .number = job->lease.number,
+                                     .lease = job_lease(job),
+                                     .tries = job->header.tries,
+                                     .flags = job->header.flags,
+                                     .request = { job->request, job->request_length },
+                                     .bases = bases };
+    last_effect(self)->n_pictures = job->n;
+}
+
+/* -- the match -- */
+
+struct avoid_question {
+    const struct dispatch *dispatch;
+    uint64_t incarnation;
+};
+
+static bool
+avoided_by(const struct job *job, uint64_t incarnation)
+{
+    for (uint32_t i = 0; job->ordeal != NULL && i < JOB_AVOIDS; i++) {
+        if (job->ordeal->avoid[i] == incarnation) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A retry goes to another worker while one that can take it is alive. */
+static bool
+job_avoids(const void *context, const struct job *job)
+{
+    const struct avoid_question *question = context;
+    if (job->ordeal == NULL || !avoided_by(job, question->incarnation)) {
+        return false;
+    }
+    const struct dispatch *self = question->dispatch;
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        const struct worker *other = &self->roster.workers[slot];
+        if (other->used && other->session != 0 && !other->draining &&
+            bucket_fits(&self->queue.buckets[job->bucket], &other->can) &&
+            !avoided_by(job, other->incarnation)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+worker_serve(struct dispatch *self, uint32_t slot)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    struct avoid_question question = { self, worker->incarnation };
+    while (worker_credit(worker) > 0) {
+        uint32_t index = queue_pick(&self->queue, &worker->can, job_avoids, &question);
+        if (index == JOB_NOBODY) {
+            return;
+        }
+        job_grant(self, index, slot);
+    }
+}
+
+enum { OFFER_LOOK = 64 }; /* free workers compared for the fastest (choice) */
+
+void
+worker_offer(struct dispatch *self, uint32_t index)
+{
+    const struct job *job = job_at(&self->jobs, index);
+    uint32_t best = ROSTER_NOBODY;
+    uint32_t looked = 0;
+    for (uint32_t slot = self->roster.free_first; slot != ROSTER_NOBODY && looked < OFFER_LOOK;
+         slot = self->roster.workers[slot].free_next) {
+        const struct worker *worker = &self->roster.workers[slot];
+        struct avoid_question question = { self, worker->incarnation };
+        if (!bucket_fits(&self->queue.buckets[job->bucket], &worker->can) ||
+            job_avoids(&question, job)) {
+            continue;
+        }
+        looked++;
+        if (best == ROSTER_NOBODY || worker->speed > self->roster.workers[best].speed) {
+            best = slot;
+        }
+    }
+    if (best != ROSTER_NOBODY) {
+        worker_serve(self, best);
+    }
+}
+
+void
+worker_rematch(struct dispatch *self)
+{
+    self->rematch = false;
+    uint32_t next;
+    for (uint32_t slot = self->roster.free_first; slot != ROSTER_NOBODY; slot = next) {
+        next = self->roster.workers[slot].free_next;
+        worker_serve(self, slot);
+    }
+}
+
+/* -- leases of one worker -- */
+
+static const struct held_lease *
+held_find(const struct list *held, const struct lease *lease)
+{
+    const struct held_lease *items = held->items;
+    for (uint32_t i = 0; i < held->count; i++) {
+        if (lease_equal(&items[i].lease, lease)) {
+            return &items[i];
+        }
+    }
+    return NULL;
+}
+
+static void
+release_lost(struct dispatch *self, uint32_t index, enum fail_code code, bool counted)
+{
+    struct job *job = job_at(&self->jobs, index);
+    uint32_t slot = worker_of(self, job);
+    struct reason reason = { .code = code };
+    if (slot != ROSTER_NOBODY) {
+        reason.worker = slice_of(self->roster.workers[slot].name);
+    }
+    reason.message = slice_of(code == FAIL_WORKER_LOST ? "the worker fell silent and was evicted"
+                                                       : "the worker does not hold the job");
+    job_release(self, index, &reason, counted, false);
+}
+
+/* Releases every lease of the list that `held` does not name. */
+static void
+release_unheld(struct dispatch *self, struct job_list *list, const struct list *held)
+{
+    uint32_t next;
+    for (uint32_t index = list->first; index != JOB_NOBODY; index = next) {
+        struct job *job = job_at(&self->jobs, index);
+        next = job->next;
+        struct lease lease = job_lease(job);
+        if (held_find(held, &lease) == NULL) {
+            release_lost(self, index, FAIL_LEASE_LOST, false);
+        }
+    }
+}
+
+static void
+worker_close(struct dispatch *self, uint32_t slot)
+{
+    roster_close(&self->roster, slot);
+    roster_count_kinds(&self->roster);
+    self->rematch = true; /* a job that avoided others may take them now */
+}
+
+/* -- HELLO -- */
+
+static enum verdict
+hello_refuse(struct dispatch *self, const struct dispatch_event *event, const char *why, bool newer)
+{
+    struct frame *frame =
+        send_frame(self, &event->peer, event->frame->session, FRAME_HELLO_REFUSED);
+    frame->hello_refused = (struct hello_refused){ slice_of(why), newer };
+    return VERDICT_REFUSED;
+}
+
+static void
+hello_capability(struct dispatch *self, const struct worker_hello *hello, struct capability *can)
+{
+    *can = (struct capability){ .features = hello->features };
+    uint32_t level = hello->max_pixels / PIXELS_PER_LEVEL;
+    can->level = (uint16_t)(level > UINT16_MAX ? UINT16_MAX : level);
+    const struct model_name *models = hello->models.items;
+    for (uint32_t i = 0; i < hello->models.count; i++) {
+        uint16_t model = queue_model(&self->queue, models[i].name);
+        if (model != QUEUE_NONE) {
+            can->models[can->n_models++] = model;
+        }
+    }
+}
+
+/* Takes what the worker holds: adopts leases that match the record, asks Redis about the others. */
+static void
+hello_leases(struct dispatch *self, uint32_t slot, const struct list *held)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    const struct held_lease *items = held->items;
+    for (uint32_t i = 0; i < held->count; i++) {
+        uint32_t index = jobs_find(&self->jobs, &items[i].lease.job);
+        struct job *job = index == JOB_NOBODY ? NULL : job_at(&self->jobs, index);
+        struct lease lease = job != NULL ? job_lease(job) : (struct lease){ 0 };
+        bool matches = job != NULL && job->header.worker == worker->incarnation &&
+                       lease_equal(&lease, &items[i].lease);
+        if (!matches) {
+            struct inquiry inquiry = { .kind = INQUIRY_HELLO,
+                                       .session = worker->session,
+                                       .lease = items[i].lease,
+                                       .id = items[i].lease.job };
+            send_read(self, &inquiry);
+            continue;
+        }
+        if (job->header.state != JOB_RUNNING || job->pending != PENDING_NONE) {
+            continue; /* its DONE or FAIL is repeated and answered then */
+        }
+        job->taken |= items[i].taken;
+        job->lease.number = 0;
+        if (worker_of(self, job) == ROSTER_NOBODY) { /* adopted after a takeover */
+            job_list_remove(&self->jobs, &self->orphans, index);
+            job_list_append(&self->jobs, &worker->leases, index);
+            job->worker = slot;
+            job->lease.told_ms = 0;
+            watch_tell(self, job);
+        }
+    }
+}
+
+static void
+release_orphans(struct dispatch *self, uint64_t incarnation, const struct list *held)
+{
+    uint32_t next;
+    for (uint32_t index = self->orphans.first; index != JOB_NOBODY; index = next) {
+        struct job *job = job_at(&self->jobs, index);
+        next = job->next;
+        struct lease lease = job_lease(job);
+        if (job->header.worker == incarnation && held_find(held, &lease) == NULL) {
+            release_lost(self, index, FAIL_LEASE_LOST, false);
+        }
+    }
+}
+
+static enum verdict
+worker_hello(struct dispatch *self, const struct dispatch_event *event)
+{
+    static const struct list nothing;
+    const struct worker_hello *hello = &event->frame->worker_hello;
+    if (hello->version != PROTOCOL_VERSION) {
+        return hello_refuse(self, event, "another protocol version: update this worker", false);
+    }
+    if (event->frame->epoch > self->config.epoch || hello->name.length == 0 ||
+        event->frame->session == 0) {
+        return VERDICT_MISPLACED;
+    }
+    uint32_t slot = roster_by_name(&self->roster, hello->name);
+    if (slot == ROSTER_NOBODY) {
+        slot = roster_add(&self->roster, hello->name);
+    }
+    if (slot == ROSTER_NOBODY) {
+        return hello_refuse(self, event, "LIMIT_WORKERS workers are here already", false);
+    }
+    struct worker *worker = &self->roster.workers[slot];
+    if (hello->incarnation < worker->incarnation) {
+        return hello_refuse(self, event, "a newer process of this name is at work", true);
+    }
+    if (hello->incarnation > worker->incarnation) {
+        release_unheld(self, &worker->leases, &nothing); /* they died with the old process */
+        worker->granting = 0;
+        worker->speed = 0;
+    }
+    worker->incarnation = hello->incarnation;
+    if (!roster_open(&self->roster, slot, event->frame->session, &event->peer)) {
+        return hello_refuse(self, event, "out of memory", false);
+    }
+    hello_capability(self, hello, &worker->can);
+    worker->instances = hello->instances;
+    worker->draining = false;
+    worker->heard_ms = worker->beat_ms = self->now.mono_ms;
+    struct frame *frame = worker_send(self, worker, FRAME_WORKER_WELCOME);
+    frame->worker_welcome = (struct worker_welcome){ PROTOCOL_VERSION, self->now.redis_ms };
+    release_unheld(self, &worker->leases, &hello->leases);
+    release_orphans(self, worker->incarnation, &hello->leases);
+    hello_leases(self, slot, &hello->leases);
+    roster_count_kinds(&self->roster);
+    return VERDICT_OK;
+}
+
+/* -- STATE -- */
+
+/* Holds what the worker says against what we count for it. */
+static void
+state_leases(struct dispatch *self, struct worker *worker, const struct worker_state *state)
+{
+    uint32_t next;
+    for (uint32_t index = worker->leases.first; index != JOB_NOBODY; index = next) {
+        struct job *job = job_at(&self->jobs, index);
+        next = job->next;
+        struct lease lease = job_lease(job);
+        const struct held_lease *held = held_find(&state->leases, &lease);
+        if (held != NULL) {
+            job->taken |= held->taken;
+        } else if (job->lease.number <= state->last_job) {
+            release_lost(self, index, FAIL_LEASE_LOST, false);
+        } else if (self->now.mono_ms - job->lease.sent_ms >= LIMIT_RESEND_MS) {
+            if (job->resent) {
+                release_lost(self, index, FAIL_LEASE_LOST, false);
+            } else {
+                worker_send_job(self, index, true);
+            }
+        }
+    }
+}
+
+static void
+state_tell(struct dispatch *self, struct worker *worker)
+{
+    struct leased *leases =
+        effects_memory(self->effects, (worker->leases.count + 1) * sizeof *leases);
+    uint32_t n = 0;
+    for (uint32_t index = worker->leases.first; index != JOB_NOBODY && n < LIMIT_WORKER_LEASES;
+         index = job_at(&self->jobs, index)->next) {
+        leases[n++].lease = job_lease(job_at(&self->jobs, index));
+    }
+    worker_send(self, worker, FRAME_BROKER_STATE)->broker_state =
+        (struct broker_state){ self->loaded, { leases, n } };
+    worker->told_ms = self->now.mono_ms;
+}
+
+static enum verdict
+worker_state(struct dispatch *self, uint32_t slot, const struct worker_state *state)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    worker->pull = state->pull;
+    if (state->last_job <= worker->sent_jobs) {
+        worker->last_job = state->last_job;
+    }
+    state_leases(self, worker, state);
+    roster_refresh(&self->roster, slot);
+    if (self->now.mono_ms - worker->told_ms >= LIMIT_STATE_MS ||
+        state->leases.count > worker->leases.count) {
+        state_tell(self, worker);
+    }
+    worker_serve(self, slot);
+    return VERDICT_OK;
+}
+
+/* -- results -- */
+
+/* The job whose running lease this is, or JOB_NOBODY with *verdict saying what to do. */
+static uint32_t
+leased_job(struct dispatch *self, const struct worker *worker, const struct lease *lease,
+           enum verdict *verdict)
+{
+    uint32_t index = jobs_find(&self->jobs, &lease->job);
+    *verdict = VERDICT_STALE;
+    if (index == JOB_NOBODY) {
+        return JOB_NOBODY;
+    }
+    const struct job *job = job_at(&self->jobs, index);
+    if (job->pending != PENDING_NONE) {
+        *verdict = VERDICT_FROZEN;
+        return JOB_NOBODY;
+    }
+    struct lease own = job_lease(job);
+    bool same = lease_equal(&own, lease) && job->header.worker == worker->incarnation;
+    if (same && job->header.state == JOB_SUCCEEDED) {
+        *verdict = VERDICT_OK; /* its ACK was lost */
+        return JOB_NOBODY;
+    }
+    if (!same || job->header.state != JOB_RUNNING) {
+        return JOB_NOBODY;
+    }
+    *verdict = VERDICT_OK;
+    return index;
+}
+
+static enum verdict
+lease_ask(struct dispatch *self, const struct worker *worker, enum inquiry_kind kind,
+          const struct lease *lease)
+{
+    struct inquiry inquiry = {
+        .kind = kind, .session = worker->session, .lease = *lease, .id = lease->job
+    };
+    send_read(self, &inquiry);
+    self->stats.stale++;
+    return VERDICT_STALE;
+}
+
+static void
+speed_learn(const struct dispatch *self, struct worker *worker, const struct job *job)
+{
+    double seconds = (double)(self->now.redis_ms - job->header.start_ms) / 1000;
+    if (self->now.redis_ms <= job->header.start_ms) {
+        seconds = 0.001;
+    }
+    double speed = job->cost / seconds;
+    worker->speed = worker->speed > 0 ? worker->speed * 0.8 + speed * 0.2 : speed;
+}
+
+static enum verdict
+worker_done(struct dispatch *self, struct worker *worker, const struct done *done)
+{
+    enum verdict verdict;
+    uint32_t index = leased_job(self, worker, &done->lease, &verdict);
+    if (index != JOB_NOBODY) {
+        speed_learn(self, worker, job_at(&self->jobs, index));
+        job_done(self, index, done->result);
+        return VERDICT_OK;
+    }
+    if (verdict == VERDICT_OK) {
+        worker_send(self, worker, FRAME_ACK)->leased.lease = done->lease;
+    }
+    return verdict == VERDICT_STALE ? lease_ask(self, worker, INQUIRY_DONE, &done->lease) : verdict;
+}
+
+static enum verdict
+worker_fail(struct dispatch *self, struct worker *worker, const struct fail *fail)
+{
+    enum verdict verdict;
+    uint32_t index = leased_job(self, worker, &fail->lease, &verdict);
+    if (index == JOB_NOBODY) {
+        return verdict == VERDICT_FROZEN ? verdict
+                                         : lease_ask(self, worker, INQUIRY_FAIL, &fail->lease);
+    }
+    bool never_counts = fail->code == FAIL_STORAGE || fail->code == FAIL_WORKER_LEAVING;
+    struct reason reason = { .code = fail->code == FAIL_NONE ? FAIL_INSTANCE_ERROR : fail->code,
+                             .worker = slice_of(worker->name),
+                             .instance = fail->instance,
+                             .message = fail->message };
+    job_release(self, index, &reason, fail->counted && !never_counts,
+                fail->final_ && !never_counts);
+    return VERDICT_OK;
+}
+
+static enum verdict
+worker_progress(struct dispatch *self, struct worker *worker, const struct progress *progress)
+{
+    enum verdict verdict;
+    uint32_t index = leased_job(self, worker, &progress->lease, &verdict);
+    if (index == JOB_NOBODY) {
+        return verdict; /* BROKER_STATE tells a worker what it holds in vain */
+    }
+    struct job *job = job_at(&self->jobs, index);
+    job->taken = true;
+    job->step = progress->step;
+    job->steps = progress->steps > 0 ? progress->steps : job->steps;
+    job->header.progress = progress->step;
+    if (self->now.mono_ms - job->lease.told_ms >= LIMIT_PROGRESS_MS || job->step == job->steps) {
+        job->lease.told_ms = self->now.mono_ms;
+        watch_tell(self, job);
+    }
+    return VERDICT_OK;
+}
+
+static enum verdict
+worker_regrant(struct dispatch *self, struct worker *worker, const struct lease *lease)
+{
+    enum verdict verdict;
+    uint32_t index = leased_job(self, worker, lease, &verdict);
+    if (index == JOB_NOBODY) {
+        return verdict == VERDICT_STALE ? lease_ask(self, worker, INQUIRY_REGRANT, lease) : verdict;
+    }
+    struct list bases = gateway_bases(self);
+    struct frame *frame = worker_send(self, worker, FRAME_GRANT);
+    frame->grant = (struct grant_frame){ .lease = *lease, .bases = bases };
+    last_effect(self)->n_pictures = job_at(&self->jobs, index)->n;
+    return VERDICT_OK;
+}
+
+static enum verdict
+worker_bye(struct dispatch *self, uint32_t slot)
+{
+    static const struct list nothing;
+    struct worker *worker = &self->roster.workers[slot];
+    release_unheld(self, &worker->leases, &nothing);
+    struct op *op = &effects_add(self->effects, EFFECT_COMMIT)->op;
+    *op = (struct op){ .kind = OP_WORKER_LEFT };
+    char *name = effects_memory(self->effects, sizeof worker->name);
+    memcpy(name, worker->name, sizeof worker->name);
+    op->worker = slice_of(name);
+    roster_remove(&self->roster, slot);
+    roster_count_kinds(&self->roster);
+    self->rematch = true;
+    return VERDICT_OK;
+}
+
+/* -- frames -- */
+
+static enum verdict
+session_frame(struct dispatch *self, uint32_t slot, const struct frame *frame)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    worker->heard_ms = self->now.mono_ms;
+    switch ((int)frame->kind) {
+    case FRAME_WORKER_STATE:
+        return worker_state(self, slot, &frame->worker_state);
+    case FRAME_PROGRESS:
+        return worker_progress(self, worker, &frame->progress);
+    case FRAME_DONE:
+        return worker_done(self, worker, &frame->done);
+    case FRAME_FAIL:
+        return worker_fail(self, worker, &frame->fail);
+    case FRAME_REGRANT:
+        return worker_regrant(self, worker, &frame->leased.lease);
+    case FRAME_BYE:
+        return worker_bye(self, slot);
+    default:
+        return VERDICT_MISPLACED;
+    }
+}
+
+enum verdict
+worker_frame(struct dispatch *self, const struct dispatch_event *event)
+{
+    const struct frame *frame = event->frame;
+    if (frame->kind == FRAME_WORKER_HELLO) {
+        return worker_hello(self, event);
+    }
+    uint32_t slot = roster_by_session(&self->roster, frame->session);
+    if (slot == ROSTER_NOBODY || frame->epoch != self->config.epoch ||
+        !peer_equal(&self->roster.workers[slot].peer, &event->peer)) {
+        send_frame(self, &event->peer, frame->session, FRAME_NO_SESSION);
+        return frame->epoch != self->config.epoch ? VERDICT_OLD_EPOCH : VERDICT_NO_SESSION;
+    }
+    return session_frame(self, slot, frame);
+}
+
+/* STALE, or ACK, for a lease that memory did not confirm: the record has been read meanwhile. */
+enum verdict
+worker_record(struct dispatch *self, const struct dispatch_event *event)
+{
+    const struct inquiry *inquiry = &event->inquiry;
+    uint32_t slot = roster_by_session(&self->roster, inquiry->session);
+    if (slot == ROSTER_NOBODY) {
+        return VERDICT_NO_SESSION;
+    }
+    struct worker *worker = &self->roster.workers[slot];
+    uint32_t index = jobs_find(&self->jobs, &inquiry->lease.job);
+    if (index != JOB_NOBODY && job_at(&self->jobs, index)->pending != PENDING_NONE) {
+        return VERDICT_FROZEN; /* the worker asks again */
+    }
+    const struct job_header *header = event->record != NULL ? &event->record->header : NULL;
+    bool same = header != NULL && header->worker == worker->incarnation &&
+                header->grant == inquiry->lease.grant && header->epoch == inquiry->lease.epoch;
+    if (same && header->state == JOB_RUNNING) {
+        return VERDICT_FROZEN; /* ours after all: the repeated frame is taken */
+    }
+    bool accepted = same && header->state == JOB_SUCCEEDED;
+    worker_send(self, worker, accepted ? FRAME_ACK : FRAME_STALE)->leased.lease = inquiry->lease;
+    return accepted ? VERDICT_OK : VERDICT_STALE;
+}
+
+void
+worker_gone(struct dispatch *self, const struct peer *peer)
+{
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        const struct worker *worker = &self->roster.workers[slot];
+        if (worker->used && worker->session != 0 && peer_equal(&worker->peer, peer)) {
+            worker_close(self, slot);
+        }
+    }
+}
+
+/* -- silence -- */
+
+void
+worker_second(struct dispatch *self)
+{
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        struct worker *worker = &self->roster.workers[slot];
+        if (worker->used && worker->session != 0 &&
+            self->now.mono_ms - worker->heard_ms >= LIMIT_SUSPECT_MS) {
+            worker->pull = 0; /* suspect: its next STATE says anew */
+            roster_refresh(&self->roster, slot);
+        }
+    }
+    roster_count_kinds(&self->roster);
+    static const struct list nothing;
+    if (self->orphans.count > 0 && self->now.mono_ms >= self->adopt_until_ms) {
+        release_unheld(self, &self->orphans, &nothing);
+    }
+}
+
+static bool
+is_silent(const struct dispatch *self, const struct worker *worker)
+{
+    int64_t longest = self->now.mono_ms - self->silence_from_ms;
+    int64_t beat = self->now.mono_ms - worker->beat_ms;
+    int64_t state = self->now.mono_ms - worker->heard_ms;
+    beat = beat < longest ? beat : longest;
+    state = state < longest ? state : longest;
+    return (beat >= LIMIT_SILENCE_BOTH_MS && state >= LIMIT_SILENCE_BOTH_MS) ||
+           state >= LIMIT_SILENCE_STATE_MS || beat >= LIMIT_SILENCE_BEAT_MS;
+}
+
+static void
+worker_evict(struct dispatch *self, uint32_t slot)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    uint32_t next;
+    for (uint32_t index = worker->leases.first; index != JOB_NOBODY; index = next) {
+        next = job_at(&self->jobs, index)->next;
+        release_lost(self, index, FAIL_WORKER_LOST, job_at(&self->jobs, index)->taken);
+    }
+    self->stats.evicted++;
+    roster_remove(&self->roster, slot);
+    self->rematch = true;
+}
+
+static void
+evict_name(struct dispatch *self, struct slice name)
+{
+    char *copy = effects_memory(self->effects, LIMIT_WORKER_NAME + 1);
+    memcpy(copy, name.bytes, name.length < LIMIT_WORKER_NAME ? name.length : LIMIT_WORKER_NAME);
+    struct op *op = &effects_add(self->effects, EFFECT_COMMIT)->op;
+    *op = (struct op){ .kind = OP_WORKER_EVICTED, .worker = slice_of(copy) };
+}
+
+/* True if Redis TIME and our clock went on alike since the last sweep. */
+static bool
+clocks_agree(struct dispatch *self)
+{
+    int64_t ours = self->now.mono_ms - self->sweep_ms;
+    int64_t theirs = (int64_t)(self->now.redis_ms - self->sweep_redis_ms);
+    bool first = self->sweep_ms == 0;
+    self->sweep_ms = self->now.mono_ms;
+    self->sweep_redis_ms = self->now.redis_ms;
+    int64_t slip = theirs > ours ? theirs - ours : ours - theirs;
+    return first || (slip <= LIMIT_CLOCK_SLIP_MS && ours <= LIMIT_SUSPECT_MS);
+}
+
+static void
+sweep_beats(struct dispatch *self, const struct dispatch_event *event)
+{
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        self->roster.workers[slot].beat_ms = self->now.mono_ms;
+    }
+    for (uint32_t i = 0; i < event->n_quiet; i++) {
+        const struct quiet_worker *quiet = &event->quiet[i];
+        uint32_t slot = roster_by_name(&self->roster, quiet->name);
+        if (slot != ROSTER_NOBODY) {
+            self->roster.workers[slot].beat_ms = self->now.mono_ms - quiet->quiet_ms;
+        } else if (quiet->quiet_ms >= LIMIT_SILENCE_BOTH_MS &&
+                   self->now.mono_ms - self->silence_from_ms >= LIMIT_SILENCE_BOTH_MS) {
+            evict_name(self, quiet->name); /* nobody we know: an agent that died before our time */
+        }
+    }
+}
+
+void
+worker_sweep(struct dispatch *self, const struct dispatch_event *event)
+{
+    if (!clocks_agree(self)) {
+        self->silence_from_ms = self->now.mono_ms; /* a step of the clock evicts nobody */
+        return;
+    }
+    sweep_beats(self, event);
+    uint32_t silent = 0;
+    uint32_t all = 0;
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        const struct worker *worker = &self->roster.workers[slot];
+        all += worker->used;
+        silent += worker->used && is_silent(self, worker);
+    }
+    if (silent == 0) {
+        self->mass_waited = false;
+        return;
+    }
+    if (all >= 4 && silent * 2 > all && !self->mass_waited) {
+        self->mass_waited = true; /* rather our own trouble than theirs: one limit more */
+        self->silence_from_ms = self->now.mono_ms;
+        return;
+    }
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        if (self->roster.workers[slot].used && is_silent(self, &self->roster.workers[slot])) {
+            evict_name(self, slice_of(self->roster.workers[slot].name));
+            worker_evict(self, slot);
+        }
+    }
+    roster_count_kinds(&self->roster);
+}

@@ -1,0 +1,349 @@
+#include "broker/election.h"
+#include "common/ids.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/scope.h"
+#include "proto/keys.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const char functions_lua[]; /* proto/functions.lua, embedded by the build */
+extern const size_t functions_lua_length;
+
+enum standing { OFFLINE, STANDBY, LEADING };
+
+struct election {
+    struct redis_client *redis;
+    struct timer *timer; /* next elect or renew */
+    struct election_events events;
+    bool accept_volatile;
+    enum standing standing;
+    bool asked; /* an elect or renew is under way */
+    char nonce[17];
+    char token[64];
+    char run_id[64];   /* of the Redis that knows our term */
+    char seen_run[64]; /* of the Redis that we are connected to */
+    char gateways[160], workers[160];
+    reactor_fn resigned;
+    void *resigned_context;
+    bool told_waiting;
+};
+
+static void
+hex16(char out[17])
+{
+    (void)snprintf(out, 17, "%016llx", (unsigned long long)random_u64());
+}
+
+/* ---- leading ---- */
+
+static void
+lost(struct election *self)
+{
+    self->standing = STANDBY;
+    log_warn("leader-lost token=%s", self->token);
+    self->events.on_lost(self->events.context);
+}
+
+static bool
+is_number(const redisReply *reply, size_t i)
+{
+    return reply != NULL && reply->type == REDIS_REPLY_ARRAY && reply->elements > i &&
+           reply->element[i]->type == REDIS_REPLY_INTEGER;
+}
+
+static void
+on_renewed(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    self->asked = false;
+    if (reply == NULL || self->standing != LEADING) {
+        return;
+    }
+    if (is_number(reply, 0) && reply->element[0]->integer == 0) {
+        lost(self);
+        return;
+    }
+    if (!is_number(reply, 1)) {
+        log_error("renew-refused error=\"%s\"",
+                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        return;
+    }
+    self->events.on_redis_time(self->events.context, (uint64_t)reply->element[1]->integer);
+    if (strcmp(self->run_id, self->seen_run) != 0) {
+        (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
+        self->events.on_redis_back(self->events.context, true);
+    }
+}
+
+static void
+renew(struct election *self)
+{
+    self->asked = true;
+    redis_client_call(self->redis, on_renewed, self, "FCALL " FUNCTION_RENEW " 0 %s %d %s %s %s",
+                      self->token, (int)LIMIT_LEADER_TTL_MS, self->nonce, self->gateways,
+                      self->workers);
+}
+
+static bool
+key_parse(const redisReply *reply, uint8_t out[32])
+{
+    if (reply->type != REDIS_REPLY_STRING || reply->len != 64) {
+        return false;
+    }
+    for (size_t i = 0; i < 32; i++) {
+        unsigned value;
+        if (sscanf(reply->str + 2 * i, "%2x", &value) != 1) {
+            return false;
+        }
+        out[i] = (uint8_t)value;
+    }
+    return true;
+}
+
+static void
+on_elect(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    self->asked = false;
+    if (reply == NULL || self->standing != STANDBY) {
+        return;
+    }
+    if (!is_number(reply, 0)) {
+        log_error("elect-refused error=\"%s\"",
+                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        return;
+    }
+    if (reply->element[0]->integer == 0) {
+        if (!self->told_waiting) {
+            self->told_waiting = true;
+            log_info("standby leader=\"%s\"", reply->element[1]->str);
+        }
+        return;
+    }
+    struct term term = { 0 };
+    if (reply->elements < 4 || !key_parse(reply->element[3], term.upload_key)) {
+        log_error("elect-refused error=\"{drawbar}:secret is not 64 hex digits\"");
+        return;
+    }
+    (void)snprintf(self->token, sizeof self->token, "%s", reply->element[1]->str);
+    (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
+    self->standing = LEADING;
+    self->told_waiting = false;
+    term.token = self->token;
+    term.number = strtoull(self->token, NULL, 10);
+    term.sequence = strtoull(reply->element[2]->str, NULL, 10);
+    log_info("leader-elected epoch=%llu", (unsigned long long)term.number);
+    self->events.on_elected(self->events.context, &term);
+}
+
+static void
+elect(struct election *self)
+{
+    char random[17];
+    char key[65];
+    hex16(random);
+    for (int i = 0; i < 4; i++) {
+        hex16(key + 16 * i);
+    }
+    self->asked = true;
+    redis_client_call(self->redis, on_elect, self, "FCALL " FUNCTION_ELECT " 0 %s %d %s %s",
+                      self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key);
+}
+
+static void
+on_timer(void *context)
+{
+    struct election *self = context;
+    bool leading = self->standing == LEADING;
+    timer_in_ms(self->timer, leading ? LIMIT_RENEW_MS : LIMIT_STANDBY_POLL_MS);
+    if (self->asked || !redis_client_is_up(self->redis) || self->resigned != NULL) {
+        return;
+    }
+    if (leading) {
+        renew(self);
+    } else if (self->standing == STANDBY) {
+        elect(self);
+    }
+}
+
+/* ---- a new connection ---- */
+
+static const char *
+setting(const redisReply *pairs, const char *name)
+{
+    for (size_t i = 0; i + 1 < pairs->elements; i += 2) {
+        if (strcmp(pairs->element[i]->str, name) == 0) {
+            return pairs->element[i + 1]->str;
+        }
+    }
+    return "";
+}
+
+static bool
+config_is_safe(const struct election *self, const redisReply *pairs)
+{
+    bool appends = strcmp(setting(pairs, "appendonly"), "yes") == 0;
+    bool keeps = strcmp(setting(pairs, "maxmemory-policy"), "noeviction") == 0;
+    const char *fsync = setting(pairs, "appendfsync");
+    if (appends && keeps) {
+        if (strcmp(fsync, "always") != 0) {
+            log_warn(
+                "redis-loss-bound appendfsync=%s loss=\"a power cut of Redis's host can lose up "
+                "to about 1 s of accepted jobs\" cure=\"appendfsync always\"",
+                fsync);
+        }
+        return true;
+    }
+    if (self->accept_volatile) {
+        log_warn("redis-volatile appendonly=%s maxmemory-policy=%s loss=\"a restart of Redis loses "
+                 "jobs\"",
+                 setting(pairs, "appendonly"), setting(pairs, "maxmemory-policy"));
+        return true;
+    }
+    log_error(
+        "redis-would-lose-jobs appendonly=%s maxmemory-policy=%s cure=\"set appendonly yes and "
+        "maxmemory-policy noeviction in redis.conf, or start with --volatile\"",
+        setting(pairs, "appendonly"), setting(pairs, "maxmemory-policy"));
+    return false;
+}
+
+static void
+on_config(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    if (reply == NULL) {
+        return;
+    }
+    if (reply->type != REDIS_REPLY_ARRAY) {
+        log_warn("redis-config-unknown error=\"%s\"", reply->str); /* ACL without +config|get */
+    } else if (!config_is_safe(self, reply)) {
+        self->events.on_refused(self->events.context);
+        return;
+    }
+    if (self->standing == OFFLINE) {
+        self->standing = STANDBY;
+    } else if (self->standing == LEADING) {
+        if (strcmp(self->run_id, self->seen_run) == 0) {
+            self->events.on_redis_back(self->events.context, false);
+        } /* else: told when the renewal says that the term stands */
+    }
+    timer_in_ms(self->timer, 0);
+}
+
+static void
+on_loaded(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    if (reply == NULL) {
+        return;
+    }
+    if (reply->type == REDIS_REPLY_ERROR) {
+        log_error("redis-functions-refused error=\"%s\" cure=\"Redis 7.0 or newer is needed\"",
+                  reply->str);
+        self->events.on_refused(self->events.context);
+        return;
+    }
+    redis_client_call(self->redis, on_config, self,
+                      "CONFIG GET appendonly appendfsync maxmemory-policy");
+}
+
+static void
+on_up(void *context, const char *run_id)
+{
+    struct election *self = context;
+    (void)snprintf(self->seen_run, sizeof self->seen_run, "%s", run_id);
+    self->asked = false;
+    redis_client_call(self->redis, on_loaded, self, "FUNCTION LOAD REPLACE %b", functions_lua,
+                      functions_lua_length);
+}
+
+static void
+on_down(void *context, const char *why)
+{
+    struct election *self = context;
+    self->asked = false;
+    log_warn("redis-away address=%s why=\"%s\"", redis_client_address(self->redis), why);
+}
+
+/* ---- life ---- */
+
+int
+election_new(struct election **out, struct reactor *reactor, const struct election_config *config,
+             const struct election_events *events)
+{
+    CLEANUP(election_destroy) struct election *self = calloc(1, sizeof *self);
+    if (self == NULL) {
+        return -ENOMEM;
+    }
+    self->events = *events;
+    self->accept_volatile = config->accept_volatile;
+    hex16(self->nonce);
+    (void)snprintf(self->gateways, sizeof self->gateways, "-");
+    (void)snprintf(self->workers, sizeof self->workers, "-");
+    struct redis_events redis_events = { on_up, on_down, self };
+    int rc = timer_new(&self->timer, reactor, on_timer, self);
+    rc = rc ? rc : redis_client_new(&self->redis, reactor, config->redis_url, &redis_events);
+    if (rc != 0) {
+        return rc;
+    }
+    timer_in_ms(self->timer, LIMIT_STANDBY_POLL_MS);
+    *out = self;
+    self = NULL;
+    return 0;
+}
+
+void
+election_destroy(struct election **self_p)
+{
+    struct election *self = *self_p;
+    if (self != NULL) {
+        self->standing = OFFLINE;
+        redis_client_destroy(&self->redis);
+        timer_destroy(&self->timer);
+        free(self);
+        *self_p = NULL;
+    }
+}
+
+struct redis_client *
+election_redis(struct election *self)
+{
+    return self->redis;
+}
+
+void
+election_open(struct election *self, const char *gateways, const char *workers)
+{
+    (void)snprintf(self->gateways, sizeof self->gateways, "%s", gateways);
+    (void)snprintf(self->workers, sizeof self->workers, "%s", workers);
+    if (self->standing == LEADING) {
+        renew(self);
+    }
+}
+
+static void
+on_resigned(void *context, const redisReply *reply)
+{
+    (void)reply;
+    struct election *self = context;
+    if (self->resigned != NULL) {
+        self->resigned(self->resigned_context);
+    }
+}
+
+void
+election_resign(struct election *self, reactor_fn done, void *context)
+{
+    self->resigned = done;
+    self->resigned_context = context;
+    if (self->standing != LEADING) {
+        done(context);
+        return;
+    }
+    self->standing = STANDBY;
+    redis_client_call(self->redis, on_resigned, self, "FCALL " FUNCTION_RESIGN " 0 %s",
+                      self->token);
+}

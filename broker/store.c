@@ -1,0 +1,468 @@
+#include "broker/store.h"
+#include "broker/batch.h"
+#include "common/log.h"
+#include "common/scope.h"
+#include "proto/keys.h"
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SWEEP_MAX = 2 * LIMIT_WORKERS };
+
+struct batch {
+    struct op_queue ops;
+    uint64_t n;    /* its number; 0: this slot is empty */
+    bool sent;     /* on the wire, unanswered */
+    bool end_only; /* holds no submit: goes through commit_end, which runs when memory is full */
+};
+
+struct store {
+    struct redis_client *redis;
+    struct store_events events;
+    struct kick *kick;
+    struct timer *sweep;
+    struct record_unpacker unpacker;
+    char *token;
+    uint32_t retention_s;
+    uint64_t next_n;
+    struct op_queue waiting;
+    struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
+    struct message message;
+    bool sweeping;
+    bool dead;        /* destroyed inside a callback: freed by the last one out */
+    uint32_t depth;   /* callbacks under way */
+    uint32_t pending; /* replies that Redis still owes us: each holds a pointer to us */
+};
+
+static void
+store_free(struct store *self)
+{
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        op_queue_clear(&self->flight[i].ops);
+    }
+    op_queue_clear(&self->waiting);
+    message_destroy(&self->message);
+    record_unpacker_destroy(&self->unpacker);
+    kick_destroy(&self->kick);
+    timer_destroy(&self->sweep);
+    free(self->token);
+    free(self);
+}
+
+void
+store_destroy(struct store **self_p)
+{
+    struct store *self = *self_p;
+    *self_p = NULL;
+    if (self == NULL) {
+        return;
+    }
+    self->dead = true;
+    timer_stop(self->sweep);
+    if (self->depth == 0 && self->pending == 0) {
+        store_free(self);
+    }
+}
+
+/* Around everything that calls back: true if the store is still alive afterwards. */
+static bool
+store_leave(struct store *self)
+{
+    self->depth--;
+    if (self->dead && self->depth == 0 && self->pending == 0) {
+        store_free(self);
+        return false;
+    }
+    return !self->dead;
+}
+
+/* ---- sending ---- */
+
+static bool
+is_full(const struct op_queue *ops)
+{
+    return ops->count >= LIMIT_BATCH_OPS || ops->bytes >= LIMIT_BATCH_BYTES;
+}
+
+static void
+batch_fill(struct store *self, struct batch *batch)
+{
+    batch->end_only = true;
+    while (self->waiting.first != NULL && !is_full(&batch->ops)) {
+        struct packed_op *op = op_queue_take(&self->waiting);
+        batch->end_only &= op->kind != OP_SUBMIT && op->kind != OP_RESTORE;
+        op_queue_append(&batch->ops, op);
+    }
+    batch->n = self->next_n++;
+}
+
+static void on_batch_reply(void *context, const redisReply *reply);
+
+/* One batch sent once: the reply is matched by number, because a batch may be sent twice. */
+struct sent {
+    struct store *store;
+    uint64_t n;
+};
+
+static void
+batch_send(struct store *self, struct batch *batch)
+{
+    struct sent *sent = calloc(1, sizeof *sent);
+    if (sent == NULL) {
+        abort();
+    }
+    *sent = (struct sent){ self, batch->n };
+    char number[24];
+    (void)snprintf(number, sizeof number, "%llu", (unsigned long long)batch->n);
+    message_clear(&self->message);
+    message_add_text(&self->message, "FCALL");
+    message_add_text(&self->message, batch->end_only ? FUNCTION_END : FUNCTION_COMMIT);
+    message_add_text(&self->message, "0");
+    message_add_text(&self->message, self->token);
+    message_add_text(&self->message, number);
+    for (const struct packed_op *op = batch->ops.first; op != NULL; op = op->next) {
+        message_add_op(&self->message, op);
+    }
+    batch->sent = true;
+    self->pending++;
+    redis_client_command(self->redis, on_batch_reply, sent, self->message.argc, self->message.argv,
+                         self->message.lengths);
+}
+
+static void
+store_flush(void *context)
+{
+    struct store *self = context;
+    self->depth++;
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead; i++) {
+        struct batch *batch = &self->flight[i];
+        if (batch->n == 0 && self->waiting.first != NULL) {
+            batch_fill(self, batch);
+        }
+        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis)) {
+            batch_send(self, batch);
+        }
+    }
+    store_leave(self);
+}
+
+void
+store_commit(struct store *self, const struct op *op)
+{
+    op_queue_append(&self->waiting, op_pack(op, self->retention_s, &self->unpacker));
+    kick_now(self->kick);
+}
+
+void
+store_up(struct store *self)
+{
+    kick_now(self->kick);
+}
+
+uint32_t
+store_unanswered(const struct store *self)
+{
+    uint32_t n = self->waiting.count;
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        n += self->flight[i].ops.count;
+    }
+    return n;
+}
+
+/* ---- replies ---- */
+
+static bool
+reply_is(const redisReply *reply, const char *word)
+{
+    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
+           reply->element[0]->type == REDIS_REPLY_STRING &&
+           strcmp(reply->element[0]->str, word) == 0;
+}
+
+static bool
+parse_hex(const char *text, size_t length, uint8_t *out, size_t size)
+{
+    if (length != size * 2) {
+        return false;
+    }
+    for (size_t i = 0; i < size; i++) {
+        unsigned value;
+        if (sscanf(text + 2 * i, "%2x", &value) != 1) {
+            return false;
+        }
+        out[i] = (uint8_t)value;
+    }
+    return true;
+}
+
+/* What the letter of one op's answer means; a KNOWN takes the next extra. */
+static void
+op_answered(struct store *self, const struct packed_op *op, char letter, const redisReply *extra)
+{
+    struct dispatch_event event = { .kind = EVENT_COMMITTED, .id = op->id };
+    uint8_t hash[32];
+    switch (letter) {
+    case 'E':
+        event.outcome = COMMIT_EXISTS;
+        break;
+    case 'K':
+        event.outcome = COMMIT_KNOWN;
+        if (extra == NULL || extra->type != REDIS_REPLY_STRING || extra->len < JOB_ID_TEXT ||
+            !job_id_parse(extra->str, JOB_ID_TEXT, &event.first)) {
+            log_error("store-bad-idempotency-value");
+            event.outcome = COMMIT_NO_ROOM;
+        } else if (parse_hex(extra->str + JOB_ID_TEXT + 1, extra->len - JOB_ID_TEXT - 1, hash,
+                             sizeof hash)) {
+            event.body_hash = (struct slice){ hash, sizeof hash };
+        }
+        break;
+    case '-':
+        event.outcome = COMMIT_ABSENT;
+        break;
+    case 'O':
+        event.outcome = COMMIT_NO_ROOM;
+        break;
+    default:
+        event.outcome = COMMIT_DONE;
+    }
+    bool of_job = op->kind != OP_WORKER_EVICTED && op->kind != OP_WORKER_LEFT;
+    if (of_job && op->kind != OP_RESTORE) {
+        self->events.on_committed(self->events.context, &event);
+    }
+}
+
+static void
+batch_answered(struct store *self, const redisReply *reply)
+{
+    struct batch done = self->flight[0];
+    done.ops.last = done.ops.first == NULL ? &done.ops.first : done.ops.last;
+    for (uint32_t i = 1; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        self->flight[i - 1] = self->flight[i];
+        if (self->flight[i - 1].ops.first == NULL) {
+            op_queue_setup(&self->flight[i - 1].ops);
+        }
+    }
+    struct batch *last = &self->flight[LIMIT_BATCHES_IN_FLIGHT - 1];
+    *last = (struct batch){ 0 };
+    op_queue_setup(&last->ops);
+
+    const redisReply *letters = reply->element[1];
+    size_t extras = 2;
+    size_t i = 0;
+    for (struct packed_op *op; (op = op_queue_take(&done.ops)) != NULL; i++) {
+        char letter = i < letters->len ? letters->str[i] : '-';
+        const redisReply *extra = NULL;
+        if (letter == 'K' && extras < reply->elements) {
+            extra = reply->element[extras++];
+        }
+        if (!self->dead) {
+            op_answered(self, op, letter, extra);
+        }
+        free(op);
+    }
+    kick_now(self->kick);
+}
+
+/* Redis is out of memory: the submits are answered so, the rest goes through commit_end. */
+static void
+batch_without_submits(struct store *self)
+{
+    struct batch *batch = &self->flight[0];
+    struct op_queue kept;
+    struct op_queue refused;
+    op_queue_setup(&kept);
+    op_queue_setup(&refused);
+    for (struct packed_op *op; (op = op_queue_take(&batch->ops)) != NULL;) {
+        op_queue_append(op->kind == OP_SUBMIT ? &refused : &kept, op);
+    }
+    op_queue_setup(&batch->ops);
+    for (struct packed_op *op; (op = op_queue_take(&kept)) != NULL;) {
+        op_queue_append(&batch->ops, op);
+    }
+    batch->end_only = true; /* an empty batch still takes its number: later ones follow it */
+    batch->sent = false;
+    for (struct packed_op *op; (op = op_queue_take(&refused)) != NULL;) {
+        if (!self->dead) {
+            op_answered(self, op, 'O', NULL);
+        }
+        free(op);
+    }
+    kick_now(self->kick);
+}
+
+static struct batch *
+batch_of(struct store *self, uint64_t n)
+{
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        if (self->flight[i].n == n) {
+            return &self->flight[i];
+        }
+    }
+    return NULL;
+}
+
+static void
+batch_reply(struct store *self, struct batch *batch, const redisReply *reply)
+{
+    if (reply == NULL) {
+        batch->sent = false; /* whether it ran is unknown; store_up() sends it again */
+    } else if (reply_is(reply, "FENCED")) {
+        self->events.on_fenced(self->events.context);
+    } else if (reply_is(reply, "GAP")) {
+        batch->sent = false; /* an earlier one was refused and is formed again: this one follows */
+        kick_now(self->kick);
+    } else if (reply_is(reply, "OK") && reply->elements >= 2 && batch == &self->flight[0]) {
+        batch_answered(self, reply);
+    } else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "OOM", 3) == 0 &&
+               batch == &self->flight[0]) {
+        batch_without_submits(self);
+    } else {
+        log_error("store-commit-refused error=\"%s\"",
+                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        batch->sent = false;
+        redis_client_reset(self->redis, "a commit was refused");
+    }
+}
+
+static void
+on_batch_reply(void *context, const redisReply *reply)
+{
+    struct sent *sent = context;
+    struct store *self = sent->store;
+    uint64_t n = sent->n;
+    free(sent);
+    self->pending--;
+    self->depth++;
+    struct batch *batch = self->dead ? NULL : batch_of(self, n);
+    if (batch != NULL) { /* NULL: a copy of it was answered before */
+        batch_reply(self, batch, reply);
+    }
+    store_leave(self);
+}
+
+/* ---- fenced reads ---- */
+
+struct read {
+    struct store *store;
+    struct inquiry inquiry;
+};
+
+static void
+on_read_reply(void *context, const redisReply *reply)
+{
+    struct read *read = context;
+    struct store *self = read->store;
+    self->pending--;
+    self->depth++;
+    if (!self->dead && reply != NULL && reply_is(reply, "OK") && reply->elements == 2) {
+        struct job_record record;
+        const redisReply *value = reply->element[1];
+        bool found = value->type == REDIS_REPLY_STRING && value->len > 0;
+        if (found && job_record_decode(&self->unpacker, value->str, value->len, &record) != 0) {
+            char id[JOB_ID_TEXT + 1];
+            job_id_print(&read->inquiry.id, id);
+            log_error("record-corrupt job=%s", id);
+            found = false;
+        }
+        self->events.on_record(self->events.context, &read->inquiry, found ? &record : NULL);
+    } else if (!self->dead && reply != NULL && reply_is(reply, "FENCED")) {
+        self->events.on_fenced(self->events.context);
+    } /* else: not answered; whoever asked asks again */
+    free(read);
+    store_leave(self);
+}
+
+void
+store_read(struct store *self, const struct inquiry *inquiry)
+{
+    struct read *read = calloc(1, sizeof *read);
+    if (read == NULL) {
+        return; /* whoever asked asks again */
+    }
+    *read = (struct read){ self, *inquiry };
+    char id[JOB_ID_TEXT + 1];
+    job_id_print(&inquiry->id, id);
+    self->pending++;
+    redis_client_call(self->redis, on_read_reply, read, "FCALL " FUNCTION_READ " 0 %s %s",
+                      self->token, id);
+}
+
+/* ---- the sweep ---- */
+
+static void
+on_sweep_reply(void *context, const redisReply *reply)
+{
+    struct store *self = context;
+    self->pending--;
+    self->depth++;
+    self->sweeping = false;
+    if (self->dead || reply == NULL) {
+        store_leave(self);
+        return;
+    }
+    if (reply_is(reply, "FENCED")) {
+        self->events.on_fenced(self->events.context);
+    } else if (reply_is(reply, "OK") && reply->elements == 3) {
+        uint64_t redis_ms = (uint64_t)reply->element[1]->integer;
+        const redisReply *pairs = reply->element[2];
+        uint32_t n = (uint32_t)(pairs->elements / 2 < SWEEP_MAX ? pairs->elements / 2 : SWEEP_MAX);
+        struct quiet_worker *quiet = calloc(n + 1, sizeof *quiet);
+        for (uint32_t i = 0; quiet != NULL && i < n; i++) {
+            const redisReply *name = pairs->element[2 * (size_t)i];
+            uint64_t beat_ms = strtoull(pairs->element[2 * (size_t)i + 1]->str, NULL, 10);
+            quiet[i].name = (struct slice){ name->str, (uint32_t)name->len };
+            quiet[i].quiet_ms = (int64_t)(redis_ms - beat_ms);
+        }
+        if (quiet != NULL) {
+            self->events.on_sweep(self->events.context, redis_ms, quiet, n);
+        }
+        free(quiet);
+    }
+    store_leave(self);
+}
+
+static void
+store_sweep(void *context)
+{
+    struct store *self = context;
+    if (self->sweeping || !redis_client_is_up(self->redis)) {
+        return;
+    }
+    self->sweeping = true;
+    self->pending++;
+    redis_client_call(self->redis, on_sweep_reply, self, "FCALL " FUNCTION_SWEEP " 0 %s %d",
+                      self->token, (int)LIMIT_SUSPECT_MS);
+}
+
+/* ---- life ---- */
+
+int
+store_new(struct store **out, struct reactor *reactor, const struct store_config *config,
+          const struct store_events *events)
+{
+    CLEANUP(store_destroy) struct store *self = calloc(1, sizeof *self);
+    if (self == NULL) {
+        return -ENOMEM;
+    }
+    op_queue_setup(&self->waiting);
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        op_queue_setup(&self->flight[i].ops);
+    }
+    self->redis = config->redis;
+    self->retention_s = config->retention_s;
+    self->events = *events;
+    self->next_n = 1;
+    self->token = strdup(config->token);
+    int rc = self->token != NULL ? record_unpacker_new(&self->unpacker) : -ENOMEM;
+    rc = rc ? rc : kick_new(&self->kick, reactor, store_flush, self);
+    rc = rc ? rc : timer_new(&self->sweep, reactor, store_sweep, self);
+    if (rc != 0) {
+        return rc;
+    }
+    timer_every_ms(self->sweep, LIMIT_SWEEP_MS);
+    *out = self;
+    self = NULL;
+    return 0;
+}

@@ -1,0 +1,55 @@
+#pragma once
+/*
+ * store — the broker's hold on Redis: batches of transitions, fenced reads, the sweep of
+ * heartbeats.
+ *
+ * Transitions of one turn of the loop leave as one numbered batch (at most LIMIT_BATCH_OPS ops,
+ * LIMIT_BATCH_BYTES bytes, LIMIT_BATCHES_IN_FLIGHT in flight), in the order they came. An
+ * unanswered batch is sent again, word for word under its number, when the connection is back:
+ * Redis applies each number once. A batch that Redis refuses for want of memory is formed again
+ * without its submits, which are answered COMMIT_NO_ROOM.
+ *
+ *     commit          kick                 reply OK
+ *    --------> WAITING ----> IN FLIGHT n ------------> on_committed, one an op, in order
+ *                 ^              | connection lost, GAP      FENCED -> on_fenced, and nothing more
+ *                 `--------------'
+ *
+ * The store serves one term: it is made when the election is won and destroyed when the term ends.
+ */
+#include "broker/dispatch.h"
+#include "broker/effect.h"
+#include "common/redis_client.h"
+
+struct store;
+
+struct store_events {
+    /* The answer to one job op. `first` and `body_hash` are for COMMIT_KNOWN. */
+    void (*on_committed)(void *context, const struct dispatch_event *committed);
+    /* The answer to a read; record NULL: there is none, or it does not check (logged). */
+    void (*on_record)(void *context, const struct inquiry *inquiry,
+                      const struct job_record *record);
+    /* Workers that have not beaten for LIMIT_SUSPECT_MS, at Redis TIME redis_ms. */
+    void (*on_sweep)(void *context, uint64_t redis_ms, const struct quiet_worker *quiet,
+                     uint32_t n);
+    /* Somebody else leads: everything undone is void. The callee destroys the store. */
+    void (*on_fenced)(void *context);
+    void *context;
+};
+
+struct store_config {
+    struct redis_client *redis; /* borrowed */
+    const char *token;          /* the epoch's, copied */
+    uint32_t retention_s;
+};
+
+int store_new(struct store **out, struct reactor *reactor, const struct store_config *config,
+              const struct store_events *events); /* 0, -ENOMEM */
+void store_destroy(struct store **self_p);        /* may be called in its own callbacks */
+/* Takes the op into the next batch. */
+void store_commit(struct store *self, const struct op *op);
+/* Reads one job's record behind the fence. */
+void store_read(struct store *self, const struct inquiry *inquiry);
+/* The connection is back: sends again what was not answered. */
+void store_up(struct store *self);
+/* Ops not yet answered. */
+uint32_t store_unanswered(const struct store *self);

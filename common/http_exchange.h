@@ -1,0 +1,64 @@
+#pragma once
+/*
+ * http_exchange — the life of one request inside http_server; private to it.
+ *
+ *     exchange_new --> HELD --> STREAM --> ANSWERED --> (written or lost) FREE
+ *                        `------------------^
+ *
+ * An exchange lives until evhttp has written the answer or has lost the connection. Neither is
+ * ever told from inside one of our calls to evhttp, except evhttp_free(): so a handler may answer
+ * at once and the server may still look at the exchange when the handler returns.
+ */
+#include "common/http_guard.h"
+#include "common/http_server.h"
+#include <event2/http.h>
+#include <sys/queue.h>
+
+enum exchange_state {
+    EXCHANGE_FREE,
+    EXCHANGE_HELD,     /* the handler's, not answered */
+    EXCHANGE_STREAM,   /* stream_start was called */
+    EXCHANGE_ANSWERED, /* the handle is dead; evhttp still writes */
+    EXCHANGE_STATE_COUNT,
+};
+
+struct http_exchange {
+    LIST_ENTRY(http_exchange) link; /* in idle, busy or streams of the server */
+    struct http_server *server;
+    struct evhttp_request *request;
+    enum exchange_state state;
+    bool untimed; /* the connection's read time-out is off */
+    bool closes;  /* `Connection: close` was sent */
+    reactor_fn on_gone;
+    void *context;
+};
+
+LIST_HEAD(exchange_list, http_exchange);
+
+struct http_server {
+    struct http_server_config config;
+    struct reactor *reactor;
+    struct evhttp *http;
+    struct evhttp_bound_socket *door; /* NULL once draining */
+    struct evconnlistener *listener;  /* the door's */
+    struct http_guard *guard;
+    struct evbuffer *scratch; /* a stream's bytes on their way to evhttp */
+    struct exchange_list idle, busy, streams;
+    uint32_t n_unanswered, n_unwritten;
+    uint16_t port;
+    bool paused, draining;
+    struct timer *drain_limit, *drain_lull;
+    reactor_fn drained;
+    void *drained_context;
+};
+
+/* Takes a request that evhttp has just handed over. Aborts without memory. */
+struct http_exchange *exchange_new(struct http_server *self, struct evhttp_request *request);
+/* Lets a request wait for its answer: sees the client leave, and no time-out ends it. */
+void exchange_hold(struct http_exchange *exchange);
+/* Answers with a problem+json and closes the connection. `detail` is plain text without quotes. */
+void exchange_refuse(struct http_exchange *exchange, int status, const char *detail);
+/* In http_server.c: a request came or was answered while draining. */
+void http_server_drain_step(struct http_server *self);
+/* In http_server.c: a place for a connection may be free again, or none is. */
+void http_server_accept_or_pause(struct http_server *self);

@@ -1,0 +1,596 @@
+/* Real processes on this host: what a killed agent leaves behind, and the life of started
+ * instances. */
+#include "common/clock.h"
+#include "common/scope.h"
+#include "worker/child.h"
+#include "worker/instance.h"
+#include "worker/port.h"
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char directory[64];
+
+static void
+make_directory(void)
+{
+    snprintf(directory, sizeof directory, "/tmp/test-supervisor-XXXXXX");
+    cr_assert(ne(ptr, mkdtemp(directory), NULL));
+    process_setup();
+}
+
+static void
+remove_directory(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    cr_assert(zero(int, system(command)));
+}
+
+TestSuite(child, .init = make_directory, .fini = remove_directory, .timeout = 30);
+TestSuite(supervisor, .init = make_directory, .fini = remove_directory, .timeout = 50);
+
+static const char *
+path_of(const char *name)
+{
+    static char paths[4][128];
+    static int turn;
+    char *path = paths[turn++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", directory, name);
+    return path;
+}
+
+static struct child_spec
+spec_of(const char *command)
+{
+    return (struct child_spec){ .command = command,
+                                .record_path = path_of("0.child"),
+                                .log_path = path_of("log"),
+                                .port = 7861 };
+}
+
+static bool
+lives(pid_t pid)
+{
+    char path[64];
+    char text[256] = "";
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) {
+        return false;
+    }
+    size_t n = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    const char *state = n > 0 ? strrchr(text, ')') : NULL;
+    return state != NULL && state[2] != 'Z' && state[2] != 'X';
+}
+
+/* The text of a file of the directory; "" if there is none. */
+static const char *
+text_of(const char *name)
+{
+    static char text[65536];
+    FILE *file = fopen(path_of(name), "r");
+    size_t n = file == NULL ? 0 : fread(text, 1, sizeof text - 1, file);
+    text[n] = '\0';
+    if (file != NULL) {
+        fclose(file);
+    }
+    return text;
+}
+
+/* Waits until the file has `wanted` lines, each of them a pid. */
+static int
+read_pids(const char *name, pid_t *out, int wanted)
+{
+    int n = 0;
+    for (int64_t end_ms = clock_mono_ms() + 5000; n < wanted && clock_mono_ms() < end_ms;) {
+        const char *at = text_of(name);
+        char *end = NULL;
+        usleep(5000);
+        for (n = 0; n < wanted; n++, at = end) {
+            long pid = strtol(at, &end, 10);
+            if (end == at || *end != '\n') {
+                break;
+            }
+            out[n] = (pid_t)pid;
+        }
+    }
+    return n;
+}
+
+static int
+count_living(const pid_t *pids, int n)
+{
+    int living = 0;
+    for (int i = 0; i < n; i++) {
+        living += lives(pids[i]);
+    }
+    return living;
+}
+
+static int
+living_after(const pid_t *pids, int n, int64_t limit_ms)
+{
+    int64_t end_ms = clock_mono_ms() + limit_ms;
+    while (count_living(pids, n) > 0 && clock_mono_ms() < end_ms) {
+        usleep(5000);
+    }
+    return count_living(pids, n);
+}
+
+/* An instance in the worst manner: a shell in a shell, children in the background, one of them in a
+ * session of its own. Their pids go to the file `pids`. */
+enum { NESTED = 4 };
+static const char *
+nested_command(void)
+{
+    static char command[512];
+    snprintf(command, sizeof command,
+             "cd %s; sh -c 'sleep 1000 & echo $! >>pids; setsid sleep 1000 & echo $! >>pids; "
+             "echo $$ >>pids; wait; true' & echo $$ >>pids; wait; true",
+             directory);
+    return command;
+}
+
+/* A process that starts the instance and then does nothing, like an agent between two jobs. */
+static pid_t
+start_agent(pid_t *guardian)
+{
+    int told[2];
+    cr_assert(zero(int, pipe(told)));
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct child *child = NULL;
+        struct child_spec spec = spec_of(nested_command());
+        children_adopt();
+        int rc = child_start(&child, &spec);
+        ssize_t n = write(told[1], &rc, sizeof rc);
+        (void)n;
+        for (;;) {
+            pause();
+        }
+    }
+    int rc = -1;
+    cr_assert(eq(sz, read(told[0], &rc, sizeof rc), sizeof rc));
+    cr_assert(zero(int, rc));
+    close(told[0]);
+    close(told[1]);
+    if (guardian != NULL) { /* the agent's child that is not the leader */
+        char path[64];
+        char children[64] = "";
+        snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+        FILE *file = fopen(path, "r");
+        cr_assert(ne(ptr, file, NULL));
+        cr_assert(ne(ptr, fgets(children, sizeof children, file), NULL));
+        fclose(file);
+        char *second = NULL;
+        strtol(children, &second, 10);
+        *guardian = (pid_t)strtol(second, NULL, 10);
+        cr_assert(gt(int, *guardian, 1));
+    }
+    return pid;
+}
+
+Test(child, nothing_lives_a_second_after_the_agent_was_killed)
+{
+    pid_t pids[NESTED];
+    pid_t agent = start_agent(NULL);
+    cr_assert(eq(int, read_pids("pids", pids, NESTED), NESTED));
+    cr_assert(eq(int, count_living(pids, NESTED), NESTED));
+    kill(agent, SIGKILL);
+    waitpid(agent, NULL, 0);
+    cr_assert(zero(int, living_after(pids, NESTED, 1000)));
+}
+
+Test(child, a_guardian_that_was_killed_too_is_made_good_by_the_next_start)
+{
+    pid_t pids[NESTED];
+    pid_t guardian = 0;
+    pid_t agent = start_agent(&guardian);
+    cr_assert(eq(int, read_pids("pids", pids, NESTED), NESTED));
+    kill(agent, SIGSTOP); /* so that it cannot put another in its place */
+    kill(guardian, SIGKILL);
+    kill(agent, SIGKILL);
+    waitpid(agent, NULL, 0);
+    cr_assert(gt(int, living_after(pids, NESTED, 300), 0), "or this test shows nothing");
+    cr_assert(zero(int, children_clean(directory)));
+    cr_assert(zero(int, living_after(pids, NESTED, 100)));
+    cr_assert(ne(int, access(path_of("0.child"), F_OK), 0), "the record is done with");
+}
+
+Test(child, a_pid_used_again_by_somebody_else_is_left_alone)
+{
+    pid_t innocent = fork();
+    if (innocent == 0) {
+        setsid();
+        execl("/bin/sleep", "sleep", "1000", (char *)NULL);
+        _exit(1);
+    }
+    char boot[64] = "";
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    cr_assert(ne(ptr, fgets(boot, 37, file), NULL));
+    fclose(file);
+    file = fopen(path_of("3.child"), "w");
+    fprintf(file, "pid=%d group=%d start=%llu port=7861 boot=%s token=%032d\n", (int)innocent,
+            (int)innocent, (unsigned long long)process_start(innocent) - 1, boot, 0);
+    fclose(file);
+    file = fopen(path_of("4.child"), "w");
+    fprintf(file, "pid=1 group=1 start=x nonsense");
+    fclose(file);
+    cr_assert(zero(int, children_clean(directory)));
+    cr_assert(lives(innocent));
+    cr_assert(ne(int, access(path_of("3.child"), F_OK), 0));
+    kill(innocent, SIGKILL);
+    waitpid(innocent, NULL, 0);
+}
+
+Test(child, inherits_neither_our_settings_nor_our_descriptors)
+{
+    struct child *child = NULL;
+    int ours = open("/dev/zero", O_RDONLY); /* no CLOEXEC, like a careless library */
+    int status = 0;
+    cr_assert(ge(int, ours, 3));
+    setenv("DRAWBAR_REDIS", "redis://:password@example", 1);
+    setenv("ANOTHER", "kept", 1);
+    struct child_spec spec = spec_of("env; ls -l /proc/self/fd; exit 3");
+    cr_assert(zero(int, child_start(&child, &spec)));
+    while (!child_exited(child, &status)) {
+        usleep(2000);
+    }
+    cr_assert(eq(int, WEXITSTATUS(status), 3));
+    const char *text = text_of("log");
+    cr_assert(eq(ptr, strstr(text, "password"), NULL), "%s", text);
+    cr_assert(eq(ptr, strstr(text, "/dev/zero"), NULL), "%s", text);
+    cr_assert(ne(ptr, strstr(text, "ANOTHER=kept"), NULL), "%s", text);
+    cr_assert(ne(ptr, strstr(text, "/dev/null"), NULL), "stdin: %s", text);
+    cr_assert(child_gone(child));
+    child_destroy(&child);
+    cr_assert(ne(int, access(path_of("0.child"), F_OK), 0));
+}
+
+Test(child, a_leader_that_leaves_its_family_behind_is_not_gone_until_they_are)
+{
+    struct child *child = NULL;
+    int status = 0;
+    struct child_spec spec = spec_of("setsid sleep 1000 & sleep 1000 & exit 0");
+    children_adopt();
+    cr_assert(zero(int, child_start(&child, &spec)));
+    while (!child_exited(child, &status)) {
+        usleep(2000);
+    }
+    cr_assert(not(child_gone(child)));
+    child_kill(child);
+    for (int i = 0; i < 200 && !child_gone(child); i++) {
+        usleep(5000);
+    }
+    cr_assert(child_gone(child));
+    child_destroy(&child);
+}
+
+Test(child, a_port_that_is_listened_on_is_not_free_and_its_holder_is_named)
+{
+    char holder[96];
+    char self[32];
+    uint16_t ports[3];
+    cr_assert(zero(int, ports_pick(ports, 3)));
+    cr_assert(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
+    cr_assert(port_is_free(ports[0]));
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_port = htons(ports[0]),
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    cr_assert(zero(int, bind(fd, (struct sockaddr *)&address, sizeof address)));
+    cr_assert(zero(int, listen(fd, 1)));
+    cr_assert(not(port_is_free(ports[0])));
+    port_holder(ports[0], holder, sizeof holder);
+    snprintf(self, sizeof self, "pid %d (", (int)getpid());
+    cr_assert(zero(int, strncmp(holder, self, strlen(self))), "%s", holder);
+}
+
+/* -- the supervisor -- */
+
+struct world {
+    struct reactor *reactor;
+    struct http_client *http;
+    struct supervisor *supervisor;
+    struct timer *limit;
+    enum instance_state wanted;
+    uint32_t n_states;
+    bool stopped;
+};
+
+static void
+on_state(void *context, uint32_t index, enum instance_state state)
+{
+    struct world *world = context;
+    (void)index;
+    world->n_states++;
+    if (state == world->wanted) {
+        reactor_stop(world->reactor, 0);
+    }
+}
+
+static void
+too_late(void *context)
+{
+    struct world *world = context;
+    reactor_stop(world->reactor, -ETIMEDOUT);
+}
+
+static int
+turn_until(struct world *world, enum instance_state wanted, int64_t limit_ms)
+{
+    world->wanted = wanted;
+    if (world->supervisor != NULL && instance_state(world->supervisor, 0) == wanted) {
+        return 0;
+    }
+    timer_in_ms(world->limit, limit_ms);
+    int rc = reactor_run(world->reactor);
+    timer_stop(world->limit);
+    return rc;
+}
+
+static void
+on_stop_done(void *context)
+{
+    struct world *world = context;
+    world->stopped = true;
+    reactor_stop(world->reactor, 0);
+}
+
+static int
+turn_until_stopped(struct world *world, int64_t limit_ms)
+{
+    world->wanted = INSTANCE_STATE_COUNT;
+    supervisor_stop(world->supervisor, on_stop_done, world);
+    timer_in_ms(world->limit, limit_ms);
+    return reactor_run(world->reactor);
+}
+
+static int
+open_world(struct world *world, const struct supervisor_config *config)
+{
+    struct instance_events events = { .on_state = on_state, .context = world };
+    *world = (struct world){ .wanted = INSTANCE_STATE_COUNT };
+    cr_assert(zero(int, reactor_new(&world->reactor, false)));
+    cr_assert(zero(int, http_client_new(&world->http, world->reactor)));
+    cr_assert(zero(int, timer_new(&world->limit, world->reactor, too_late, world)));
+    return supervisor_new(&world->supervisor, world->reactor, world->http, config, &events);
+}
+
+static void
+close_world(struct world *world)
+{
+    supervisor_destroy(&world->supervisor);
+    timer_destroy(&world->limit);
+    http_client_destroy(&world->http);
+    reactor_destroy(&world->reactor);
+}
+
+/* Answers any request that it is ready, two shells deep. */
+#define TINY                                                                                       \
+    "sh -c 'exec python3 -c \"import http.server as h\n"                                           \
+    "class A(h.BaseHTTPRequestHandler):\n"                                                         \
+    " def do_GET(s):\n"                                                                            \
+    "  s.send_response(200); s.end_headers()\n"                                                    \
+    "  "                                                                                           \
+    "s.wfile.write(b\\\"\\\"\\\"{\\\\\\\"ready\\\\\\\":true,\\\\\\\"model\\\\\\\":"                \
+    "\\\\\\\"m\\\\\\\"}\\\"\\\"\\\")\n"                                                            \
+    "h.HTTPServer((\\\"127.0.0.1\\\",{port}),A).serve_forever()\"; true'; true"
+
+static struct supervisor_config
+starting(const char *command)
+{
+    return (struct supervisor_config){
+        .start = command, .n_start = 1, .state_dir = directory, .startup_ms = 20000
+    };
+}
+
+static json_t *
+facts_of(const struct world *world)
+{
+    char text[1024];
+    size_t length = instance_facts(world->supervisor, 0, text, sizeof text);
+    json_t *facts = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert(ne(ptr, facts, NULL));
+    cr_assert(zero(sz, instance_facts(world->supervisor, 0, text, 20)), "does not fit");
+    return facts;
+}
+
+Test(supervisor, a_started_instance_becomes_ready_and_is_stopped_in_order)
+{
+    struct world world;
+    struct supervisor_config config = starting(TINY);
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_STARTING));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    json_t *facts = facts_of(&world);
+    pid_t pid = (pid_t)json_integer_value(json_object_get(facts, "pid"));
+    cr_assert(lives(pid));
+    cr_assert(eq(str, (char *)json_string_value(json_object_get(facts, "state")), (char *)"ready"));
+    cr_assert(eq(str, (char *)json_string_value(json_object_get(facts, "model")), (char *)"m"));
+    cr_assert(ne(ptr, strstr(text_of("instance-0.log"), "healthz"), NULL), "its output is kept");
+    json_decref(facts);
+    int64_t start_ms = clock_mono_ms();
+    cr_assert(zero(int, turn_until_stopped(&world, 20000)));
+    cr_assert(world.stopped);
+    cr_assert(lt(i64, clock_mono_ms() - start_ms, 3000), "SIGTERM was enough");
+    cr_assert(not(lives(pid)));
+    close_world(&world);
+}
+
+Test(supervisor, one_that_ignores_sigterm_is_killed_at_the_limit)
+{
+    struct world world;
+    struct supervisor_config config =
+        starting("trap '' TERM; : {port}; while :; do sleep 0.2; done");
+    cr_assert(zero(int, open_world(&world, &config)));
+    turn_until(&world, INSTANCE_READY, 500);
+    int64_t start_ms = clock_mono_ms();
+    cr_assert(zero(int, turn_until_stopped(&world, LIMIT_STOP_MS + 5000)));
+    cr_assert(ge(i64, clock_mono_ms() - start_ms, LIMIT_STOP_MS));
+    close_world(&world);
+}
+
+Test(supervisor, a_killed_instance_is_started_again_after_a_pause)
+{
+    struct world world;
+    struct supervisor_config config = starting(TINY);
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    json_t *facts = facts_of(&world);
+    pid_t pid = (pid_t)json_integer_value(json_object_get(facts, "pid"));
+    json_decref(facts);
+    int64_t start_ms = clock_mono_ms();
+    kill(pid, SIGKILL); /* the outer shell only: the server itself is left an orphan */
+    cr_assert(zero(int, turn_until(&world, INSTANCE_DOWN, 2000)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    cr_assert(ge(i64, clock_mono_ms() - start_ms, LIMIT_RESTART_MIN_MS));
+    facts = facts_of(&world);
+    cr_assert(eq(int, (int)json_integer_value(json_object_get(facts, "restarts")), 1));
+    json_decref(facts);
+    close_world(&world);
+}
+
+Test(supervisor, a_crash_loop_ends_broken)
+{
+    struct world world;
+    struct supervisor_config config = starting("echo no {port} here; exit 7");
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_BROKEN, 20000)));
+    json_t *facts = facts_of(&world);
+    cr_assert(
+        eq(int, (int)json_integer_value(json_object_get(facts, "restarts")), LIMIT_CRASHES - 1));
+    json_decref(facts);
+    cr_assert(ne(ptr, strstr(text_of("instance-0.log"), "no "), NULL));
+    cr_assert(zero(int, turn_until_stopped(&world, 1000)));
+    close_world(&world);
+}
+
+Test(supervisor, one_that_is_not_ready_in_time_is_started_again)
+{
+    struct world world;
+    struct supervisor_config config = starting(": {port}; sleep 1000");
+    config.startup_ms = 700;
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_DOWN, 5000)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_STARTING, 5000)));
+    close_world(&world);
+}
+
+Test(supervisor, one_that_stops_answering_is_killed_and_started_again)
+{
+    struct world world;
+    struct supervisor_config config = starting(TINY);
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    json_t *facts = facts_of(&world);
+    pid_t pid = (pid_t)json_integer_value(json_object_get(facts, "pid"));
+    json_decref(facts);
+    kill(-pid, SIGSTOP); /* the whole group hangs */
+    int64_t limit_ms = LIMIT_PROBES_FAILED * (LIMIT_PROBE_MS + LIMIT_PROBE_ANSWER_MS) + 3000;
+    cr_assert(zero(int, turn_until(&world, INSTANCE_DOWN, limit_ms)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    cr_assert(not(lives(pid)));
+    close_world(&world);
+}
+
+Test(supervisor, waits_until_its_port_is_free)
+{
+    struct world world;
+    struct supervisor_config config = starting(TINY);
+    int on = 1;
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    cr_assert(zero(int, ports_pick(&config.base_port, 1)));
+    address.sin_port = htons(config.base_port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    cr_assert(zero(int, bind(fd, (struct sockaddr *)&address, sizeof address)));
+    cr_assert(zero(int, listen(fd, 1)));
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(eq(int, turn_until(&world, INSTANCE_READY, 1500), -ETIMEDOUT));
+    cr_assert(zero(sz, strlen(text_of("instance-0.log"))), "nothing was started");
+    close(fd);
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    close_world(&world);
+}
+
+Test(supervisor, a_long_log_is_moved_away_and_cut)
+{
+    struct world world;
+    struct stat info;
+    struct supervisor_config config =
+        starting(": {port}; head -c 23000000 /dev/zero; echo end; sleep 1000");
+    cr_assert(zero(int, open_world(&world, &config)));
+    turn_until(&world, INSTANCE_BROKEN, 2500);
+    cr_assert(zero(int, stat(path_of("instance-0.log"), &info)));
+    cr_assert(lt(i64, info.st_size, LIMIT_INSTANCE_LOG));
+    cr_assert(zero(int, stat(path_of("instance-0.log.1"), &info)));
+    cr_assert(eq(i64, info.st_size, LIMIT_INSTANCE_LOG), "the newest part");
+    close_world(&world);
+}
+
+Test(supervisor, a_second_agent_may_not_use_the_same_directory)
+{
+    struct world first;
+    struct world second;
+    struct supervisor_config config = starting(": {port}; sleep 1000");
+    cr_assert(zero(int, open_world(&first, &config)));
+    cr_assert(eq(int, open_world(&second, &config), -EINVAL));
+    close_world(&second);
+    close_world(&first);
+    cr_assert(zero(int, open_world(&first, &config)), "free again");
+    close_world(&first);
+}
+
+Test(supervisor, bad_settings_are_refused)
+{
+    static const char *const lines[] = {
+        "",
+        "url=http://127.0.0.1:1",
+        "driver=drawbar",
+        "driver=teleport url=http://127.0.0.1:1",
+        "driver=drawbar url=127.0.0.1:1",
+        "driver=drawbar url=ftp://127.0.0.1:1",
+        "driver=drawbar url=http://127.0.0.1:1?x=1",
+        "driver=drawbar ulr=http://127.0.0.1:1",
+        "driver=drawbar url=http://127.0.0.1:1 name=",
+        "driver=drawbar url=http://127.0.0.1:1 name=a\"b",
+    };
+    struct world world;
+    for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
+        struct supervisor_config config = { .attach = &lines[i], .n_attach = 1 };
+        cr_assert(eq(int, open_world(&world, &config), -EINVAL), "%s", lines[i]);
+        close_world(&world);
+    }
+    static const char *const twice[] = { "driver=drawbar url=http://127.0.0.1:1",
+                                         "driver=drawbar url=http://127.0.0.1:1/" };
+    struct supervisor_config config = { .attach = twice, .n_attach = 2 };
+    cr_assert(eq(int, open_world(&world, &config), -EINVAL), "the same name twice");
+    close_world(&world);
+    config = starting("sleep 1000");
+    cr_assert(eq(int, open_world(&world, &config), -EINVAL), "no {port}");
+    close_world(&world);
+    config = starting("sleep {port}");
+    config.n_start = 2;
+    config.base_port = 65535;
+    cr_assert(eq(int, open_world(&world, &config), -EINVAL), "ports end");
+    close_world(&world);
+    config = (struct supervisor_config){ 0 };
+    cr_assert(eq(int, open_world(&world, &config), -EINVAL), "nothing to do");
+    close_world(&world);
+}

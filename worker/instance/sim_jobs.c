@@ -1,0 +1,460 @@
+#include "worker/instance/sim_jobs.h"
+#include "common/clock.h"
+#include "common/helper_thread.h"
+#include "common/log.h"
+#include "worker/instance/sim_picture.h"
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SLOW_FACTOR = 10, INLINE_PIXELS = 256 * 256 };
+
+TAILQ_HEAD(job_list, sim_job);
+
+/* The pictures of one job on their way; lives on when the job is cancelled meanwhile. */
+struct drawing {
+    struct sim_jobs *jobs;
+    struct sim_job *job; /* NULL: cancelled */
+    struct sim_picture picture;
+    char *prompt;
+    uint32_t n;
+    int rc;
+    struct sim_image images[LIMIT_IMAGES];
+};
+
+struct sim_jobs {
+    struct sim_jobs_config config;
+    struct helper_thread *helper;
+    struct timer *timer;
+    struct job_list queue, finished;
+    uint32_t n_queued, n_finished;
+    size_t finished_bytes;
+    uint64_t n_begun;
+    bool stopping;
+
+    struct sim_job *running; /* NULL: none, then nothing below counts */
+    struct drawing *drawing; /* of the running job, once its steps are done */
+    bool hangs, fails;
+    enum sim_picture_kind kind;
+    int64_t step_us; /* of this job */
+    int64_t next_us; /* when the next step is done */
+    int64_t last_step_us;
+};
+
+static void begin_next(struct sim_jobs *self);
+
+const char *
+sim_state_name(enum sim_state state)
+{
+    static const char *const names[SIM_STATE_COUNT] = {
+        [SIM_QUEUED] = "queued", [SIM_RUNNING] = "running",     [SIM_SUCCEEDED] = "succeeded",
+        [SIM_FAILED] = "failed", [SIM_CANCELLED] = "cancelled",
+    };
+    assert(state < SIM_STATE_COUNT);
+    return names[state];
+}
+
+/* -- one job -- */
+
+static size_t
+job_bytes(const struct sim_job *job)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < job->n; i++) {
+        bytes += job->images[i].length;
+    }
+    return bytes;
+}
+
+static void
+job_free(struct sim_job *job)
+{
+    assert(LIST_EMPTY(&job->waiters));
+    for (uint32_t i = 0; i < job->n; i++) {
+        free(job->images[i].bytes);
+    }
+    free(job->prompt);
+    free(job);
+}
+
+static void
+free_all(struct job_list *list)
+{
+    struct sim_job *job = TAILQ_FIRST(list);
+    while (job != NULL) {
+        struct sim_job *next = TAILQ_NEXT(job, link);
+        job_free(job);
+        job = next;
+    }
+}
+
+static void
+forget_finished(struct sim_jobs *self, struct sim_job *job)
+{
+    TAILQ_REMOVE(&self->finished, job, link);
+    self->n_finished--;
+    self->finished_bytes -= job_bytes(job);
+    job_free(job);
+}
+
+/* The running job is over: it is told, kept, and the next one begins. */
+static void
+finish(struct sim_jobs *self, enum sim_state state)
+{
+    struct sim_job *job = self->running;
+    self->running = NULL;
+    timer_stop(self->timer);
+    if (self->drawing != NULL) {
+        self->drawing->job = NULL;
+        self->drawing = NULL;
+    }
+    job->state = state;
+    TAILQ_INSERT_TAIL(&self->finished, job, link);
+    self->n_finished++;
+    self->finished_bytes += job_bytes(job);
+    self->config.on_change(self->config.context, job);
+    while (self->n_finished > LIMIT_INSTANCE_JOBS ||
+           self->finished_bytes > (size_t)LIMIT_INSTANCE_MIB * 1024 * 1024) {
+        forget_finished(self, TAILQ_FIRST(&self->finished));
+    }
+    begin_next(self);
+}
+
+static void
+fail(struct sim_jobs *self, const char *code, const char *message)
+{
+    self->running->error_code = code;
+    self->running->error_message = message;
+    finish(self, SIM_FAILED);
+}
+
+/* -- drawing -- */
+
+/* On the helper thread if the picture is large. */
+static void
+draw(void *context)
+{
+    struct drawing *drawing = context;
+    struct sim_picture picture = drawing->picture;
+    drawing->rc = 0;
+    for (uint32_t i = 0; i < drawing->n && drawing->rc == 0; i++) {
+        struct sim_image *image = &drawing->images[i];
+        picture.seed = drawing->picture.seed + i; /* modulo 2^32 */
+        drawing->rc = sim_picture_draw(&picture, &image->bytes, &image->length);
+    }
+}
+
+static void
+drawn(void *context)
+{
+    struct drawing *drawing = context;
+    struct sim_jobs *self = drawing->jobs;
+    struct sim_job *job = drawing->job;
+    if (job != NULL && !self->stopping) {
+        job->encode_ms = (clock_mono_us() - job->stepped_us) / 1000;
+        if (drawing->rc == 0) {
+            memcpy(job->images, drawing->images, sizeof job->images);
+            memset(drawing->images, 0, sizeof drawing->images);
+            finish(self, SIM_SUCCEEDED);
+        } else {
+            fail(self, "encode_failed", "the picture could not be encoded");
+        }
+    }
+    for (uint32_t i = 0; i < drawing->n; i++) {
+        free(drawing->images[i].bytes);
+    }
+    free(drawing->prompt);
+    free(drawing);
+}
+
+static void
+begin_drawing(struct sim_jobs *self)
+{
+    struct sim_job *job = self->running;
+    struct drawing *drawing = calloc(1, sizeof *drawing);
+    char *prompt = strdup(job->prompt);
+    if (drawing == NULL || prompt == NULL) {
+        free(drawing);
+        free(prompt);
+        fail(self, "out_of_memory", "no memory for the picture");
+        return;
+    }
+    *drawing = (struct drawing){
+        .jobs = self, .job = job, .prompt = prompt, .n = job->n, .rc = -ECANCELED
+    };
+    drawing->picture =
+        (struct sim_picture){ prompt, job->seed, job->width, job->height, self->kind };
+    self->drawing = drawing;
+    if (job->width * job->height <= INLINE_PIXELS) {
+        draw(drawing);
+        drawn(drawing);
+    } else if (helper_thread_run(self->helper, draw, drawn, drawing) != 0) {
+        drawing->rc = -EAGAIN; /* many cancelled pictures are still being drawn */
+        drawn(drawing);
+    }
+}
+
+/* -- steps -- */
+
+static bool
+dice(uint64_t seed, uint64_t ordinal, uint64_t which, double rate)
+{
+    uint64_t x = seed * 0x9e3779b97f4a7c15U + ordinal * 0xbf58476d1ce4e5b9U + which;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+    x ^= x >> 31;
+    return (double)(x >> 11) < rate * 9007199254740992.0; /* 2^53 */
+}
+
+static bool
+reached(int64_t after, uint64_t ordinal)
+{
+    return after > 0 && ordinal >= (uint64_t)after;
+}
+
+/* Faults that show in the middle of a job. True: the job is over. */
+static bool
+strike(struct sim_jobs *self)
+{
+    struct sim_job *job = self->running;
+    if (job->step * 2 < job->steps) {
+        return false;
+    }
+    if (self->config.faults.die_after > 0 &&
+        job->ordinal == (uint64_t)self->config.faults.die_after) {
+        log_warn("simulated-death job=%s step=%u", job->id, job->step);
+        _exit(1);
+    }
+    if (self->fails) {
+        fail(self, "generation_failed", "a simulated failure");
+        return true;
+    }
+    return false;
+}
+
+static void
+make_steps(void *context)
+{
+    struct sim_jobs *self = context;
+    struct sim_job *job = self->running;
+    int64_t now_us = clock_mono_us();
+    uint32_t before = job->step;
+    while (job->step < job->steps && self->next_us <= now_us) {
+        job->step++;
+        self->next_us += self->step_us;
+        if (strike(self)) {
+            return;
+        }
+    }
+    if (job->step > before) {
+        self->last_step_us = self->step_us;
+        self->config.on_change(self->config.context, job);
+    }
+    if (job->step < job->steps) {
+        timer_in_ms(self->timer, (self->next_us - now_us + 999) / 1000);
+        return;
+    }
+    job->stepped_us = now_us;
+    job->gpu_ms = (now_us - job->begun_us) / 1000;
+    begin_drawing(self);
+}
+
+static enum sim_picture_kind
+throw_kind(const struct sim_faults *faults, uint64_t ordinal)
+{
+    uint64_t seed = (uint64_t)faults->seed;
+    return dice(seed, ordinal, 2, faults->black_rate)        ? SIM_PICTURE_BLACK
+           : dice(seed, ordinal, 3, faults->garbage_rate)    ? SIM_PICTURE_GARBAGE
+           : dice(seed, ordinal, 4, faults->wrong_size_rate) ? SIM_PICTURE_WRONG_SIZE
+                                                             : SIM_PICTURE_GOOD;
+}
+
+static void
+begin_next(struct sim_jobs *self)
+{
+    struct sim_job *job = TAILQ_FIRST(&self->queue);
+    const struct sim_faults *faults = &self->config.faults;
+    if (job == NULL || self->running != NULL || self->stopping) {
+        return;
+    }
+    TAILQ_REMOVE(&self->queue, job, link);
+    self->n_queued--;
+    self->running = job;
+    job->state = SIM_RUNNING;
+    job->ordinal = ++self->n_begun;
+    job->begun_us = clock_mono_us();
+    job->queue_ms = (job->begun_us - job->queued_us) / 1000;
+    self->hangs = reached(faults->hang_after, job->ordinal);
+    self->fails = dice((uint64_t)faults->seed, job->ordinal, 1, faults->fail_rate);
+    self->kind = throw_kind(faults, job->ordinal);
+    double step_us = (double)self->config.step_ms * 1000 * job->n / self->config.speed;
+    self->step_us =
+        (int64_t)llround(step_us) * (reached(faults->slow_after, job->ordinal) ? SLOW_FACTOR : 1);
+    self->next_us = job->begun_us + self->step_us;
+    self->config.on_change(self->config.context, job);
+    if (!self->hangs) {
+        timer_in_ms(self->timer, (self->step_us + 999) / 1000); /* even 0 ms: never from in here */
+    }
+}
+
+/* -- what the routes ask -- */
+
+static struct sim_job *
+find_in(struct job_list *list, const char *id)
+{
+    struct sim_job *job = NULL;
+    TAILQ_FOREACH(job, list, link)
+    {
+        if (strcmp(job->id, id) == 0) {
+            break;
+        }
+    }
+    return job;
+}
+
+struct sim_job *
+sim_jobs_find(struct sim_jobs *self, const char *id)
+{
+    if (self->running != NULL && strcmp(self->running->id, id) == 0) {
+        return self->running;
+    }
+    struct sim_job *job = find_in(&self->queue, id);
+    return job != NULL ? job : find_in(&self->finished, id);
+}
+
+enum sim_verdict
+sim_jobs_submit(struct sim_jobs *self, const struct sim_order *order, struct sim_job **job_p)
+{
+    struct sim_job *job = sim_jobs_find(self, order->id);
+    if (job != NULL) {
+        *job_p = job;
+        return SIM_KNOWN;
+    }
+    if (self->n_queued >= self->config.queue && self->running != NULL) {
+        return SIM_FULL;
+    }
+    job = calloc(1, sizeof *job);
+    char *prompt = strdup(order->prompt);
+    if (job == NULL || prompt == NULL) {
+        abort();
+    }
+    assert(strlen(order->id) <= LIMIT_INSTANCE_JOB_ID && order->n <= LIMIT_IMAGES);
+    memcpy(job->id, order->id, strlen(order->id));
+    job->prompt = prompt;
+    job->width = order->width;
+    job->height = order->height;
+    job->steps = order->steps;
+    job->seed = order->seed;
+    job->n = order->n;
+    job->queued_us = clock_mono_us();
+    LIST_INIT(&job->waiters);
+    TAILQ_INSERT_TAIL(&self->queue, job, link);
+    self->n_queued++;
+    begin_next(self);
+    *job_p = job;
+    return SIM_ACCEPTED;
+}
+
+enum sim_state
+sim_jobs_delete(struct sim_jobs *self, struct sim_job *job)
+{
+    enum sim_state state = job->state;
+    switch (state) {
+    case SIM_QUEUED:
+        job->state = SIM_CANCELLED;
+        TAILQ_REMOVE(&self->queue, job, link);
+        self->n_queued--;
+        self->config.on_change(self->config.context, job);
+        job_free(job);
+        return SIM_CANCELLED;
+    case SIM_RUNNING:
+        if (self->hangs) {
+            return SIM_RUNNING;
+        }
+        finish(self, SIM_CANCELLED);
+        return SIM_CANCELLED;
+    case SIM_SUCCEEDED:
+    case SIM_FAILED:
+    case SIM_CANCELLED:
+        forget_finished(self, job);
+        return state;
+    case SIM_STATE_COUNT:
+        break;
+    }
+    assert(false);
+    return state;
+}
+
+uint32_t
+sim_jobs_queued(const struct sim_jobs *self)
+{
+    return self->n_queued;
+}
+
+const struct sim_job *
+sim_jobs_running(const struct sim_jobs *self)
+{
+    return self->running;
+}
+
+void
+sim_jobs_each_open(struct sim_jobs *self, void (*fn)(struct sim_job *job))
+{
+    struct sim_job *job = NULL;
+    if (self->running != NULL) {
+        fn(self->running);
+    }
+    TAILQ_FOREACH(job, &self->queue, link)
+    {
+        fn(job);
+    }
+}
+
+double
+sim_jobs_last_step_ms(const struct sim_jobs *self)
+{
+    return (double)self->last_step_us / 1000;
+}
+
+int
+sim_jobs_new(struct sim_jobs **out, struct reactor *reactor, const struct sim_jobs_config *config)
+{
+    struct sim_jobs *self = calloc(1, sizeof *self);
+    if (self == NULL) {
+        return -ENOMEM;
+    }
+    assert(config->speed > 0 && config->on_change != NULL);
+    self->config = *config;
+    TAILQ_INIT(&self->queue);
+    TAILQ_INIT(&self->finished);
+    int rc = timer_new(&self->timer, reactor, make_steps, self);
+    rc = rc ? rc : helper_thread_new(&self->helper, reactor);
+    if (rc != 0) {
+        sim_jobs_destroy(&self);
+        return rc;
+    }
+    *out = self;
+    return 0;
+}
+
+void
+sim_jobs_destroy(struct sim_jobs **self_p)
+{
+    struct sim_jobs *self = *self_p;
+    if (self == NULL) {
+        return;
+    }
+    self->stopping = true;
+    helper_thread_destroy(&self->helper); /* drawn() for what is under way */
+    timer_destroy(&self->timer);
+    free_all(&self->queue);
+    free_all(&self->finished);
+    if (self->running != NULL) {
+        job_free(self->running);
+    }
+    free(self);
+    *self_p = NULL;
+}
