@@ -1,6 +1,7 @@
 #include "broker/dispatch.h"
 #include "broker/dispatch_private.h"
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ dispatch_new(struct dispatch **out, const struct dispatch_config *config)
     struct dispatch *self = calloc(1, sizeof *self);
     if (self == NULL || roster_setup(&self->roster) != 0) {
         free(self);
-        return -1;
+        return -ENOMEM;
     }
     self->config = *config;
     jobs_setup(&self->jobs);
@@ -103,6 +104,7 @@ loaded(struct dispatch *self)
     self->adopt_until_ms = self->now.mono_ms + LIMIT_ADOPT_GRACE_MS;
     self->silence_from_ms = self->now.mono_ms;
     self->tick_ms = self->second_ms = self->now.mono_ms;
+    self->rematch = true; /* workers that came during the rebuild */
 }
 
 /* -- events -- */
@@ -179,6 +181,36 @@ dispatch_stats(const struct dispatch *self, struct dispatch_stats *out)
 
 /* -- invariants -- */
 
+/* A queued job stands in the tree of its bucket and class, where its key says. */
+static void
+check_tree(const struct dispatch *self, uint32_t index)
+{
+    const struct job *job = job_at(&self->jobs, index);
+    uint32_t root = self->queue.buckets[job->bucket].roots[job->header.class_];
+    struct ahead ahead = order_ahead(&self->jobs, root, job->key, job->header.sequence);
+    assert(order_at(&self->jobs, root, ahead.jobs) == index);
+}
+
+static void
+check_queue(const struct dispatch *self, uint32_t live)
+{
+    const struct queue *queue = &self->queue;
+    uint32_t in_trees = 0;
+    uint32_t bound = 0;
+    for (uint32_t i = 0; i < queue->n_buckets; i++) {
+        bound += queue->buckets[i].jobs;
+        for (uint32_t class_ = 0; class_ < CLASS_COUNT; class_++) {
+            in_trees += order_total(&self->jobs, queue->buckets[i].roots[class_]).jobs;
+        }
+    }
+    assert(in_trees == queue->queued && bound == live - self->recent.count);
+    uint32_t of_tenants = 0;
+    for (uint32_t i = 0; i < queue->n_tenants; i++) {
+        of_tenants += queue->tenants[i].jobs;
+    }
+    assert(of_tenants == bound);
+}
+
 static uint32_t
 check_list(const struct dispatch *self, const struct job_list *list)
 {
@@ -208,16 +240,22 @@ dispatch_check(const struct dispatch *self)
         assert(job->header.grant <= LIMIT_GRANTS);
         queued += settled && job->header.state == JOB_QUEUED;
         running += settled && job->header.state == JOB_RUNNING;
+        if (settled && job->header.state == JOB_QUEUED) {
+            check_tree(self, i);
+        }
     }
+    check_queue(self, live);
     assert(live == self->jobs.count);
     assert(queued == self->queue.queued && queued == self->jobs.heap_count);
     assert(running == self->running);
     uint32_t leased = check_list(self, &self->orphans);
     check_list(self, &self->recent);
     for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
-        if (self->roster.workers[slot].used) {
-            leased += check_list(self, &self->roster.workers[slot].leases);
+        const struct worker *worker = &self->roster.workers[slot];
+        if (worker->used) {
+            leased += check_list(self, &worker->leases);
         }
+        assert(worker->in_free == (worker->used && worker_credit(worker) > 0));
     }
     assert(leased == running);
 }

@@ -42,7 +42,7 @@ enum dispatch_event_kind {
     EVENT_FRAME,     /* a peer's frame, decoded */
     EVENT_GONE,      /* a frame to this peer could not be sent: there is no such peer any more */
     EVENT_LAGGING,   /* a frame to this peer was dropped: its queue was full */
-    EVENT_COMMITTED, /* the answer to one EFFECT_COMMIT of a job */
+    EVENT_COMMITTED, /* the answer to one EFFECT_COMMIT of a job; none for an OP_RESTORE */
     EVENT_RECORD,    /* the answer to one EFFECT_READ */
     EVENT_LOAD,      /* rebuild: one live record */
     EVENT_LOADED,    /* rebuild: that was the last */
@@ -56,7 +56,8 @@ enum commit_outcome {
     COMMIT_DONE,
     COMMIT_EXISTS,  /* OP_SUBMIT: this id has a record (an ended job's) */
     COMMIT_KNOWN,   /* OP_SUBMIT: its idempotency key already made a job */
-    COMMIT_ABSENT,  /* the record is gone or ended: we know less than Redis; the job is dropped */
+    COMMIT_ABSENT,  /* the record is gone or ended: we know less than Redis; the job is dropped,
+                       unless an OP_RESTORE is on its way: then it is committed again behind that */
     COMMIT_NO_ROOM, /* OP_SUBMIT: Redis is out of memory; nothing was written */
     COMMIT_OUTCOME_COUNT,
 };

@@ -27,6 +27,10 @@ job_op(struct dispatch *self, struct job *job, enum op_kind kind)
                        .header = job->header,
                        .request = { job->request, job->request_length },
                        .result = { job->result, job->result_length } };
+    if (job->header.state == JOB_FAILED && job->ordeal != NULL) {
+        op->code = job->ordeal->code;
+        op->message = (struct slice){ job->ordeal->message, job->ordeal->n_message };
+    }
     return op;
 }
 
@@ -74,17 +78,14 @@ submit_refusal(const struct dispatch *self, const struct envelope *envelope, uin
         bytes + length + STRUCTURE_BYTES > self->config.max_bytes) {
         return REFUSAL_QUEUE_FULL;
     }
-    const struct queue *queue = &self->queue;
-    for (uint32_t i = 0; i < queue->n_tenants && queue->tenants_live > 1; i++) {
-        const struct tenant *tenant = &queue->tenants[i];
-        if (slice_is(envelope->tenant, tenant->name)) {
-            uint64_t share = LIMIT_TENANT_SHARE_PERCENT;
-            bool full = tenant->jobs * 100ULL >= self->config.max_jobs * share ||
-                        tenant->bytes * 100 >= self->config.max_bytes * share;
-            return full ? REFUSAL_TENANT_FULL : REFUSAL_NONE;
-        }
+    const struct tenant *tenant = queue_tenant(&self->queue, envelope->tenant);
+    if (tenant == NULL || self->queue.tenants_live <= 1) {
+        return REFUSAL_NONE;
     }
-    return REFUSAL_NONE;
+    uint64_t share = LIMIT_TENANT_SHARE_PERCENT;
+    bool full = tenant->jobs * 100ULL >= self->config.max_jobs * share ||
+                tenant->bytes * 100 >= self->config.max_bytes * share;
+    return full ? REFUSAL_TENANT_FULL : REFUSAL_NONE;
 }
 
 /* Seconds until one place has come free, as the workers draw now; 1..60. */
@@ -115,7 +116,7 @@ submit_refuse(struct dispatch *self, uint32_t gateway, const struct job_id *id,
 static enum verdict
 submit_again(struct dispatch *self, uint32_t gateway, struct job *job, bool watch)
 {
-    if (watch && !job_is_terminal(job->header.state)) {
+    if (watch) {
         job->watchers |= 1ULL << gateway;
     }
     if (job->pending == PENDING_SUBMIT) {
@@ -123,6 +124,9 @@ submit_again(struct dispatch *self, uint32_t gateway, struct job *job, bool watc
         return VERDICT_FROZEN;
     }
     gateway_accepted(self, gateway, job);
+    if (job_is_terminal(job_told_state(job))) {
+        watch_tell(self, job); /* it ended before it was repeated */
+    }
     return VERDICT_OK;
 }
 
@@ -210,6 +214,8 @@ job_grant(struct dispatch *self, uint32_t index, uint32_t slot)
     job->worker = slot;
     job->step = 0;
     job->taken = job->resent = false;
+    job->lease.number = 0; /* the tree's node stood there */
+    job->lease.sent_ms = job->lease.told_ms = 0;
     worker->granting++;
     roster_refresh(&self->roster, slot);
     job_move(self, job, IN_GRANT);
@@ -246,9 +252,8 @@ ordeal_add(struct job *job, const struct reason *reason)
         }
     }
     ordeal->code = reason->code;
-    ordeal->n_message =
-        (uint8_t)(reason->message.length < sizeof ordeal->message ? reason->message.length
-                                                                  : sizeof ordeal->message - 1);
+    assert(reason->message.length <= sizeof ordeal->message); /* the frame's own limit */
+    ordeal->n_message = (uint16_t)reason->message.length;
     if (ordeal->n_message > 0) {
         memcpy(ordeal->message, reason->message.bytes, ordeal->n_message);
     }
@@ -314,8 +319,12 @@ job_cancel(struct dispatch *self, uint32_t gateway, const struct job_id *id,
     bool withdraw = tenant == NULL;
     uint32_t index = jobs_find(&self->jobs, id);
     if (index == JOB_NOBODY) {
-        struct inquiry inquiry = { .kind = INQUIRY_CANCEL, .id = *id };
+        struct inquiry inquiry = { .kind = INQUIRY_CANCEL, .id = *id, .of_tenant = !withdraw };
         inquiry.session = self->roster.gateways[gateway].session;
+        if (!withdraw) {
+            assert(tenant->length < sizeof inquiry.tenant); /* the frame's own limit */
+            memcpy(inquiry.tenant, tenant->bytes, tenant->length);
+        }
         send_read(self, &inquiry);
         return VERDICT_OK;
     }
@@ -362,7 +371,13 @@ job_drop(struct dispatch *self, uint32_t index)
 {
     struct job *job = job_at(&self->jobs, index);
     watch_tell_none(self, job);
-    job_answer(self, job, JOB_NONE);
+    for (uint32_t i = 0; i < LIMIT_GATEWAYS; i++) {
+        if (job->askers >> i & 1) { /* the record knows how it ended */
+            struct inquiry inquiry = { .kind = INQUIRY_CANCEL, .id = job->id };
+            inquiry.session = self->roster.gateways[i].session;
+            send_read(self, &inquiry);
+        }
+    }
     queue_unbind(&self->queue, job);
     jobs_remove(&self->jobs, index);
 }
@@ -397,6 +412,15 @@ submit_committed(struct dispatch *self, uint32_t index, const struct dispatch_ev
     return VERDICT_OK;
 }
 
+/* The grant is no longer on its way to Redis. */
+static void
+grant_answered(struct dispatch *self, uint32_t slot)
+{
+    struct worker *worker = &self->roster.workers[slot];
+    worker->granting -= worker->granting > 0; /* 0: it left and came back meanwhile */
+    roster_refresh(&self->roster, slot);
+}
+
 static void
 grant_committed(struct dispatch *self, uint32_t index)
 {
@@ -406,8 +430,7 @@ grant_committed(struct dispatch *self, uint32_t index)
     job_list_append(&self->jobs, worker != NULL ? &worker->leases : &self->orphans, index);
     self->running++;
     if (worker != NULL) {
-        worker->granting--;
-        roster_refresh(&self->roster, slot);
+        grant_answered(self, slot);
     }
     if (job->cancel_wanted) {
         cancel_begin(self, index);
@@ -440,8 +463,7 @@ grant_undo(struct dispatch *self, const struct job *job)
 {
     uint32_t slot = worker_of(self, job);
     if (slot != ROSTER_NOBODY) {
-        self->roster.workers[slot].granting--;
-        roster_refresh(&self->roster, slot);
+        grant_answered(self, slot);
     }
 }
 
@@ -450,14 +472,20 @@ job_committed(struct dispatch *self, const struct dispatch_event *event)
 {
     uint32_t index = jobs_find(&self->jobs, &event->id);
     if (index == JOB_NOBODY) {
-        return VERDICT_OK; /* a restore of a job that was forgotten meanwhile */
+        return VERDICT_OK;
     }
     struct job *job = job_at(&self->jobs, index);
     enum job_pending pending = job->pending;
     if (pending == PENDING_NONE) {
-        return VERDICT_OK; /* a restore */
+        return VERDICT_OK;
+    }
+    if (event->outcome == COMMIT_ABSENT && job->restored) { /* Redis lost the record meanwhile */
+        job->restored = false;
+        job_op(self, job, pending == PENDING_END ? OP_FINISH : OP_TOUCH);
+        return VERDICT_FROZEN;
     }
     job->pending = PENDING_NONE;
+    job->restored = false;
     if (pending == PENDING_SUBMIT && event->outcome != COMMIT_DONE) {
         return submit_committed(self, index, event);
     }
@@ -506,7 +534,7 @@ job_load(struct dispatch *self, const struct dispatch_event *event)
 {
     const struct job_record *record = event->record;
     enum job_state state = record->header.state;
-    if ((state != JOB_QUEUED && state != JOB_RUNNING) ||
+    if ((state != JOB_QUEUED && state != JOB_RUNNING) || record->header.grant > LIMIT_GRANTS ||
         jobs_find(&self->jobs, &event->id) != JOB_NOBODY) {
         return VERDICT_BAD_RECORD;
     }
@@ -540,11 +568,13 @@ job_restore_all(struct dispatch *self)
 {
     for (uint32_t i = 0; i < self->jobs.n_used; i++) {
         struct job *job = job_at(&self->jobs, i);
-        if (job->request != NULL && job->pending == PENDING_NONE) {
+        if (job->request != NULL && job_told_state(job) != JOB_NONE) {
             struct op *op = job_op(self, job, OP_RESTORE);
-            if (job->ordeal != NULL && job->header.state == JOB_FAILED) {
-                op->code = job->ordeal->code;
-                op->message = (struct slice){ job->ordeal->message, job->ordeal->n_message };
+            if (job->pending != PENDING_NONE) { /* its transition is committed behind this */
+                op->header.state = job->was;
+                op->header.revision--;
+                job->restored = true;
+                op->result = (struct slice){ 0 };
             }
         }
     }

@@ -24,7 +24,7 @@ struct dispatch {
     int64_t silence_from_ms;    /* silences are counted from here on at the earliest */
     int64_t sweep_ms;           /* our time and Redis TIME at the last sweep; 0: none */
     uint64_t sweep_redis_ms;
-    bool mass_waited; /* the eviction of more than half has waited its extra limit */
+    int64_t mass_since_ms; /* since then the eviction of more than half waits; 0: none does */
     uint32_t running;
     struct dispatch_stats stats;
     /* of the step under way */

@@ -141,17 +141,28 @@ entry_fill(struct dispatch *self, const struct job *job, bool full, struct job_e
     }
 }
 
+/* The deadline stands in the packed envelope as Redis has it. */
+static uint64_t
+request_deadline(const struct job *job)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) {
+        value = value << 8 | job->request[ENVELOPE_DEADLINE_AT + i];
+    }
+    return value;
+}
+
 void
 gateway_accepted(struct dispatch *self, uint32_t gateway, const struct job *job)
 {
     struct standing standing = job_standing(self, job);
     gateway_send(self, gateway, FRAME_ACCEPTED)->accepted = (struct accepted){
         .id = job->id,
-        .revision = job->header.revision,
+        .revision = job->header.revision - (job->pending != PENDING_NONE),
         .position = standing.position,
         .eta_s = standing.eta_s,
         .submit_ms = job->header.submit_ms,
-        .deadline_ms = job->header.submit_ms + (uint64_t)(job->deadline_ms - self->now.mono_ms),
+        .deadline_ms = request_deadline(job),
         .reason = (uint8_t)standing.reason,
     };
 }
@@ -166,15 +177,20 @@ send_entry(struct dispatch *self, uint32_t gateway, const struct job_entry *entr
     gateway_send(self, gateway, FRAME_JOBS)->jobs.entries = (struct list){ copy, 1 };
 }
 
-static void
+/* Tells the watchers; returns those that lag and wait for their snapshot. */
+static uint64_t
 tell_watchers(struct dispatch *self, const struct job *job, const struct job_entry *entry)
 {
+    uint64_t lagging = 0;
     for (uint64_t left = job->watchers; left != 0; left &= left - 1) {
         uint32_t gateway = (uint32_t)__builtin_ctzll(left);
-        if (!self->roster.gateways[gateway].lagging) {
+        if (self->roster.gateways[gateway].lagging) {
+            lagging |= 1ULL << gateway;
+        } else {
             send_entry(self, gateway, entry);
         }
     }
+    return lagging;
 }
 
 void
@@ -186,9 +202,9 @@ watch_tell(struct dispatch *self, struct job *job)
     bool ended = job_is_terminal(job_told_state(job));
     struct job_entry entry = { 0 };
     entry_fill(self, job, ended, &entry);
-    tell_watchers(self, job, &entry);
+    uint64_t lagging = tell_watchers(self, job, &entry);
     if (ended) {
-        job->watchers = 0;
+        job->watchers = lagging;
     }
 }
 
@@ -329,6 +345,7 @@ gateway_admin(struct dispatch *self, uint32_t gateway, const struct admin *admin
         struct worker *worker = &self->roster.workers[slot];
         worker->draining = true;
         roster_refresh(&self->roster, slot);
+        self->rematch = true; /* a job that preferred it may take another one now */
         send_frame(self, &worker->peer, worker->session, FRAME_DRAIN);
     }
     gateway_send(self, gateway, FRAME_ADMIN_ANSWER)->admin_answer =
@@ -387,7 +404,12 @@ gateway_record(struct dispatch *self, const struct dispatch_event *event)
     if (gateway == ROSTER_NOBODY) {
         return VERDICT_NO_SESSION;
     }
-    enum job_state state = event->record != NULL ? event->record->header.state : JOB_NONE;
+    const struct job_record *record = event->record;
+    enum job_state state = record != NULL ? record->header.state : JOB_NONE;
+    if (record != NULL && event->inquiry.of_tenant &&
+        !slice_is(record->envelope.tenant, event->inquiry.tenant)) {
+        state = JOB_NONE;
+    }
     if (state != JOB_NONE && !job_is_terminal(state)) {
         return VERDICT_FROZEN; /* live after all: the gateway asks again */
     }
@@ -432,6 +454,7 @@ send_positions(struct dispatch *self, uint32_t gateway)
     uint32_t used = self->jobs.n_used;
     uint32_t look = used < POSITION_LOOK || slot->lagging ? used : POSITION_LOOK;
     struct job_entry *entries = NULL;
+    size_t bytes = 0;
     uint32_t n = 0;
     for (uint32_t i = 0; i < look; i++) {
         struct job *job = job_at(&self->jobs, slot->positions_from++ % used);
@@ -442,11 +465,14 @@ send_positions(struct dispatch *self, uint32_t gateway)
         if (entries == NULL) {
             entries = effects_memory(self->effects, LIMIT_LIST * sizeof *entries);
         }
-        entry_fill(self, job, false, &entries[n++]);
-        if (n == LIMIT_LIST) {
+        bool ended = job_is_terminal(job_told_state(job));
+        job->watchers &= ended ? ~(1ULL << gateway) : UINT64_MAX;
+        entry_fill(self, job, ended, &entries[n]);
+        bytes += 256 + (size_t)entries[n].request.length + entries[n].result.length;
+        if (++n == LIMIT_LIST || bytes >= ENTRIES_BYTES) {
             send_some(self, gateway, entries, n);
             entries = NULL;
-            n = 0;
+            bytes = n = 0;
             if (!slot->lagging) {
                 return;
             }

@@ -44,7 +44,7 @@ worker_send_job(struct dispatch *self, uint32_t index, bool again)
         job->lease.told_ms = 0;
     }
     job->resent = again;
-    job->lease.sent_ms = self->now.mono_ms;
+    job->lease.sent_ms = worker->job_ms = self->now.mono_ms;
     roster_refresh(&self->roster, job->worker);
     struct list bases = gateway_bases(self);
     struct frame *frame = worker_send(self, worker, FRAME_JOB);
@@ -100,7 +100,7 @@ worker_serve(struct dispatch *self, uint32_t slot)
 {
     struct worker *worker = &self->roster.workers[slot];
     struct avoid_question question = { self, worker->incarnation };
-    while (worker_credit(worker) > 0) {
+    while (self->loaded && worker_credit(worker) > 0) {
         uint32_t index = queue_pick(&self->queue, &worker->can, job_avoids, &question);
         if (index == JOB_NOBODY) {
             return;
@@ -223,6 +223,38 @@ hello_capability(struct dispatch *self, const struct worker_hello *hello, struct
     }
 }
 
+/* The job whose last lease this is, given to this worker's process; or NULL. */
+static struct job *
+held_job(const struct dispatch *self, const struct worker *worker, const struct held_lease *held)
+{
+    uint32_t index = jobs_find(&self->jobs, &held->lease.job);
+    struct job *job = index == JOB_NOBODY ? NULL : job_at(&self->jobs, index);
+    if (job == NULL || job->header.worker != worker->incarnation) {
+        return NULL;
+    }
+    struct lease own = job_lease(job);
+    return lease_equal(&own, &held->lease) ? job : NULL;
+}
+
+/* The lease goes on: it was loaded, or a new session of the same process lists it. */
+static void
+lease_adopt(struct dispatch *self, uint32_t slot, struct job *job, const struct held_lease *held)
+{
+    if (job->header.state != JOB_RUNNING || job->pending != PENDING_NONE) {
+        return; /* its DONE or FAIL is repeated and answered then */
+    }
+    job->taken |= held->taken;
+    if (worker_of(self, job) == ROSTER_NOBODY) {
+        uint32_t index = jobs_find(&self->jobs, &job->id);
+        job_list_remove(&self->jobs, &self->orphans, index);
+        job_list_append(&self->jobs, &self->roster.workers[slot].leases, index);
+        job->worker = slot;
+        job->lease.number = 0;
+        job->lease.told_ms = 0;
+        watch_tell(self, job);
+    }
+}
+
 /* Takes what the worker holds: adopts leases that match the record, asks Redis about the others. */
 static void
 hello_leases(struct dispatch *self, uint32_t slot, const struct list *held)
@@ -230,12 +262,8 @@ hello_leases(struct dispatch *self, uint32_t slot, const struct list *held)
     struct worker *worker = &self->roster.workers[slot];
     const struct held_lease *items = held->items;
     for (uint32_t i = 0; i < held->count; i++) {
-        uint32_t index = jobs_find(&self->jobs, &items[i].lease.job);
-        struct job *job = index == JOB_NOBODY ? NULL : job_at(&self->jobs, index);
-        struct lease lease = job != NULL ? job_lease(job) : (struct lease){ 0 };
-        bool matches = job != NULL && job->header.worker == worker->incarnation &&
-                       lease_equal(&lease, &items[i].lease);
-        if (!matches) {
+        struct job *job = held_job(self, worker, &items[i]);
+        if (job == NULL) {
             struct inquiry inquiry = { .kind = INQUIRY_HELLO,
                                        .session = worker->session,
                                        .lease = items[i].lease,
@@ -243,18 +271,10 @@ hello_leases(struct dispatch *self, uint32_t slot, const struct list *held)
             send_read(self, &inquiry);
             continue;
         }
-        if (job->header.state != JOB_RUNNING || job->pending != PENDING_NONE) {
-            continue; /* its DONE or FAIL is repeated and answered then */
+        if (job->header.state == JOB_RUNNING && job->pending == PENDING_NONE) {
+            job->lease.number = 0; /* numbers begin anew with the session */
         }
-        job->taken |= items[i].taken;
-        job->lease.number = 0;
-        if (worker_of(self, job) == ROSTER_NOBODY) { /* adopted after a takeover */
-            job_list_remove(&self->jobs, &self->orphans, index);
-            job_list_append(&self->jobs, &worker->leases, index);
-            job->worker = slot;
-            job->lease.told_ms = 0;
-            watch_tell(self, job);
-        }
+        lease_adopt(self, slot, job, &items[i]);
     }
 }
 
@@ -299,6 +319,7 @@ worker_hello(struct dispatch *self, const struct dispatch_event *event)
         release_unheld(self, &worker->leases, &nothing); /* they died with the old process */
         worker->granting = 0;
         worker->speed = 0;
+        worker->draining = false;
     }
     worker->incarnation = hello->incarnation;
     if (!roster_open(&self->roster, slot, event->frame->session, &event->peer)) {
@@ -306,10 +327,13 @@ worker_hello(struct dispatch *self, const struct dispatch_event *event)
     }
     hello_capability(self, hello, &worker->can);
     worker->instances = hello->instances;
-    worker->draining = false;
+    worker->quiet = false;
     worker->heard_ms = worker->beat_ms = self->now.mono_ms;
     struct frame *frame = worker_send(self, worker, FRAME_WORKER_WELCOME);
     frame->worker_welcome = (struct worker_welcome){ PROTOCOL_VERSION, self->now.redis_ms };
+    if (worker->draining) {
+        worker_send(self, worker, FRAME_DRAIN); /* the session that was told is gone */
+    }
     release_unheld(self, &worker->leases, &hello->leases);
     release_orphans(self, worker->incarnation, &hello->leases);
     hello_leases(self, slot, &hello->leases);
@@ -323,6 +347,7 @@ worker_hello(struct dispatch *self, const struct dispatch_event *event)
 static void
 state_leases(struct dispatch *self, struct worker *worker, const struct worker_state *state)
 {
+    bool expected = false; /* a JOB that it has not seen and that is still its */
     uint32_t next;
     for (uint32_t index = worker->leases.first; index != JOB_NOBODY; index = next) {
         struct job *job = job_at(&self->jobs, index);
@@ -338,17 +363,32 @@ state_leases(struct dispatch *self, struct worker *worker, const struct worker_s
                 release_lost(self, index, FAIL_LEASE_LOST, false);
             } else {
                 worker_send_job(self, index, true);
+                expected = true;
             }
+        } else {
+            expected = true;
         }
+    }
+    if (!expected && self->now.mono_ms - worker->job_ms >= LIMIT_RESEND_MS) {
+        worker->last_job = worker->sent_jobs; /* what was lost takes no place for ever */
     }
 }
 
+/* Tells what we count for the worker, and what it holds of jobs whose end is not committed: a lease
+ * left out would be interrupted. */
 static void
-state_tell(struct dispatch *self, struct worker *worker)
+state_tell(struct dispatch *self, struct worker *worker, const struct list *held)
 {
     struct leased *leases =
-        effects_memory(self->effects, (worker->leases.count + 1) * sizeof *leases);
+        effects_memory(self->effects, (size_t)LIMIT_WORKER_LEASES * sizeof *leases);
+    const struct held_lease *items = held->items;
     uint32_t n = 0;
+    for (uint32_t i = 0; i < held->count && n < LIMIT_WORKER_LEASES; i++) {
+        const struct job *job = held_job(self, worker, &items[i]);
+        if (job != NULL && job->pending != PENDING_NONE && job->was == JOB_RUNNING) {
+            leases[n++].lease = items[i].lease;
+        }
+    }
     for (uint32_t index = worker->leases.first; index != JOB_NOBODY && n < LIMIT_WORKER_LEASES;
          index = job_at(&self->jobs, index)->next) {
         leases[n++].lease = job_lease(job_at(&self->jobs, index));
@@ -363,14 +403,21 @@ worker_state(struct dispatch *self, uint32_t slot, const struct worker_state *st
 {
     struct worker *worker = &self->roster.workers[slot];
     worker->pull = state->pull;
-    if (state->last_job <= worker->sent_jobs) {
+    if (state->last_job <= worker->sent_jobs && state->last_job > worker->last_job) {
         worker->last_job = state->last_job;
+    }
+    const struct held_lease *held = state->leases.items;
+    for (uint32_t i = 0; i < state->leases.count && self->orphans.count > 0; i++) {
+        struct job *job = held_job(self, worker, &held[i]); /* loaded after its HELLO */
+        if (job != NULL) {
+            lease_adopt(self, slot, job, &held[i]);
+        }
     }
     state_leases(self, worker, state);
     roster_refresh(&self->roster, slot);
     if (self->now.mono_ms - worker->told_ms >= LIMIT_STATE_MS ||
         state->leases.count > worker->leases.count) {
-        state_tell(self, worker);
+        state_tell(self, worker, &state->leases);
     }
     worker_serve(self, slot);
     return VERDICT_OK;
@@ -613,13 +660,20 @@ worker_second(struct dispatch *self)
     }
 }
 
+static int64_t
+beat_silence_ms(const struct dispatch *self, const struct worker *worker)
+{
+    int64_t longest = self->now.mono_ms - self->silence_from_ms;
+    int64_t beat = self->now.mono_ms - worker->beat_ms;
+    return beat < longest ? beat : longest;
+}
+
 static bool
 is_silent(const struct dispatch *self, const struct worker *worker)
 {
     int64_t longest = self->now.mono_ms - self->silence_from_ms;
-    int64_t beat = self->now.mono_ms - worker->beat_ms;
+    int64_t beat = beat_silence_ms(self, worker);
     int64_t state = self->now.mono_ms - worker->heard_ms;
-    beat = beat < longest ? beat : longest;
     state = state < longest ? state : longest;
     return (beat >= LIMIT_SILENCE_BOTH_MS && state >= LIMIT_SILENCE_BOTH_MS) ||
            state >= LIMIT_SILENCE_STATE_MS || beat >= LIMIT_SILENCE_BEAT_MS;
@@ -682,6 +736,9 @@ sweep_beats(struct dispatch *self, const struct dispatch_event *event)
 void
 worker_sweep(struct dispatch *self, const struct dispatch_event *event)
 {
+    if (!self->loaded) {
+        return; /* silences are counted from there on */
+    }
     if (!clocks_agree(self)) {
         self->silence_from_ms = self->now.mono_ms; /* a step of the clock evicts nobody */
         return;
@@ -690,18 +747,22 @@ worker_sweep(struct dispatch *self, const struct dispatch_event *event)
     uint32_t silent = 0;
     uint32_t all = 0;
     for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
-        const struct worker *worker = &self->roster.workers[slot];
-        all += worker->used;
-        silent += worker->used && is_silent(self, worker);
+        struct worker *worker = &self->roster.workers[slot];
+        if (worker->used) {
+            all++;
+            silent += is_silent(self, worker);
+            worker->quiet = beat_silence_ms(self, worker) >= LIMIT_SILENCE_BOTH_MS;
+            roster_refresh(&self->roster, slot);
+        }
     }
-    if (silent == 0) {
-        self->mass_waited = false;
-        return;
+    if (all < 4 || silent * 2 <= all) {
+        self->mass_since_ms = 0;
+    } else if (self->mass_since_ms == 0) {
+        self->mass_since_ms = self->now.mono_ms; /* rather our own trouble than theirs */
     }
-    if (all >= 4 && silent * 2 > all && !self->mass_waited) {
-        self->mass_waited = true; /* rather our own trouble than theirs: one limit more */
-        self->silence_from_ms = self->now.mono_ms;
-        return;
+    if (self->mass_since_ms != 0 &&
+        self->now.mono_ms - self->mass_since_ms < LIMIT_SILENCE_BOTH_MS) {
+        return; /* one limit more */
     }
     for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
         if (self->roster.workers[slot].used && is_silent(self, &self->roster.workers[slot])) {

@@ -45,6 +45,8 @@ struct inquiry {
     uint64_t session;   /* who asked */
     struct lease lease; /* of a worker's question */
     struct job_id id;
+    bool of_tenant; /* INQUIRY_CANCEL: another tenant's job is answered as an unknown one */
+    char tenant[LIMIT_TENANT_NAME + 1];
 };
 
 enum effect_kind { EFFECT_SEND, EFFECT_COMMIT, EFFECT_READ, EFFECT_KIND_COUNT };

@@ -264,8 +264,8 @@ static void
 on_down(void *context, const char *why)
 {
     struct election *self = context;
+    (void)why; /* logged by the client */
     self->asked = false;
-    log_warn("redis-away address=%s why=\"%s\"", redis_client_address(self->redis), why);
 }
 
 /* ---- life ---- */

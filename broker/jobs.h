@@ -26,7 +26,7 @@ enum { JOB_AVOIDS = LIMIT_TRIES };
 struct job_ordeal {
     uint64_t avoid[JOB_AVOIDS]; /* incarnations whose instances failed it; 0: none */
     uint8_t code;               /* enum fail_code of the end */
-    uint8_t n_message;
+    uint16_t n_message;
     char message[LIMIT_REASON_BYTES];
 };
 
@@ -51,6 +51,7 @@ struct job {
     uint8_t was;        /* state before the pending transition: what may be told */
     bool cancel_wanted; /* a CANCEL came while frozen */
     bool withdraw_wanted;
+    bool restored;           /* an OP_RESTORE left while a transition was pending */
     bool taken;              /* the instance took the running lease */
     bool resent;             /* its JOB was sent twice */
     uint32_t heap_at;        /* place in the deadline heap; JOB_NOBODY: not in it */

@@ -142,6 +142,15 @@ tenant_new_index(struct queue *self)
     return self->n_tenants++;
 }
 
+const struct tenant *
+queue_tenant(const struct queue *self, struct slice name)
+{
+    struct tenant_sought sought = { self, name };
+    uint32_t index = table_find(&self->tenants_by_name, table_hash(name.bytes, name.length),
+                                tenant_matches, &sought);
+    return index == TABLE_NONE ? NULL : &self->tenants[index];
+}
+
 static uint32_t
 tenant_of(struct queue *self, struct slice name)
 {
@@ -215,8 +224,10 @@ queue_key_loaded(struct queue *self, const struct job *job)
     if (*end < job->key + job->cost) {
         *end = job->key + job->cost;
     }
-    if (*now == 0 || *now > job->key) {
+    bool *seen = &self->key_loaded[job->header.class_];
+    if (!*seen || *now > job->key) {
         *now = job->key; /* the least key loaded: nobody who comes now passes it */
+        *seen = true;
     }
 }
 

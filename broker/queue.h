@@ -56,7 +56,8 @@ struct queue {
     uint32_t n_tenants, tenants_capacity, tenants_live; /* live: with jobs */
     struct table tenants_by_name;
     uint64_t virtual_time[CLASS_COUNT];
-    uint64_t pass[CLASS_COUNT]; /* stride scheduling */
+    bool key_loaded[CLASS_COUNT]; /* virtual time is the least key of a rebuild */
+    uint64_t pass[CLASS_COUNT];   /* stride scheduling */
     uint64_t pass_now;
     uint32_t queued; /* jobs in trees */
 };
@@ -70,6 +71,8 @@ uint16_t queue_model(struct queue *self, struct slice name);
 /* Binds a new job to its bucket and tenant (sets job->bucket, ->tenant, ->cost, ->n). False: a
  * bound is reached; nothing changed. */
 bool queue_bind(struct queue *self, struct job *job, const struct envelope *envelope);
+/* The tenant of this name, or NULL: it has no jobs and had none lately. */
+const struct tenant *queue_tenant(const struct queue *self, struct slice name);
 /* Undoes queue_bind: the job has ended. */
 void queue_unbind(struct queue *self, struct job *job);
 /* The key of a job submitted now; pays for it. */

@@ -162,7 +162,7 @@ roster_count_kinds(struct roster *self)
 uint32_t
 worker_credit(const struct worker *worker)
 {
-    if (worker->session == 0 || worker->draining) {
+    if (worker->session == 0 || worker->draining || worker->quiet || worker->pull == 0) {
         return 0;
     }
     uint32_t on_the_way = worker->sent_jobs - worker->last_job + worker->granting;

@@ -14,6 +14,7 @@
 struct worker {
     bool used;
     bool draining; /* told to take nothing new */
+    bool quiet;    /* its beats are silent: nothing new either. rules 5 */
     char name[LIMIT_WORKER_NAME + 1];
     uint64_t incarnation;
     uint64_t session; /* 0: none */
@@ -21,9 +22,10 @@ struct worker {
     struct capability can;
     uint8_t instances;
     uint8_t pull;       /* from its last STATE */
-    uint32_t last_job;  /* from its last STATE */
+    uint32_t last_job;  /* from its last STATE; JOBs up to it are not on their way any more */
     uint32_t sent_jobs; /* number of the last JOB sent in this session */
     uint32_t granting;  /* grants whose commit is not answered */
+    int64_t job_ms;     /* when that was, or was sent again */
     int64_t heard_ms;   /* any frame, monotonic */
     int64_t told_ms;    /* last BROKER_STATE */
     int64_t beat_ms;    /* monotonic time of the last beat known; sweeps say who is quiet */

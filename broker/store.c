@@ -1,5 +1,6 @@
 #include "broker/store.h"
 #include "broker/batch.h"
+#include "broker/retention.h"
 #include "common/log.h"
 #include "common/scope.h"
 #include "proto/keys.h"
@@ -22,10 +23,11 @@ struct store {
     struct redis_client *redis;
     struct store_events events;
     struct kick *kick;
-    struct timer *sweep;
+    struct timer *sweep, *look;
     struct record_unpacker unpacker;
     char *token;
-    uint32_t retention_s;
+    uint32_t full_retention_s; /* as the operator asked */
+    uint32_t retention_s;      /* as Redis's memory allows */
     uint64_t next_n;
     struct op_queue waiting;
     struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
@@ -47,6 +49,7 @@ store_free(struct store *self)
     record_unpacker_destroy(&self->unpacker);
     kick_destroy(&self->kick);
     timer_destroy(&self->sweep);
+    timer_destroy(&self->look);
     free(self->token);
     free(self);
 }
@@ -61,6 +64,7 @@ store_destroy(struct store **self_p)
     }
     self->dead = true;
     timer_stop(self->sweep);
+    timer_stop(self->look);
     if (self->depth == 0 && self->pending == 0) {
         store_free(self);
     }
@@ -436,6 +440,45 @@ store_sweep(void *context)
                       self->token, (int)LIMIT_SUSPECT_MS);
 }
 
+/* ---- how full Redis is ---- */
+
+static uint64_t
+info_number(const char *info, const char *name)
+{
+    const char *at = strstr(info, name);
+    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+static void
+on_memory(void *context, const redisReply *reply)
+{
+    struct store *self = context;
+    self->pending--;
+    self->depth++;
+    if (!self->dead && reply != NULL && reply->type == REDIS_REPLY_STRING) {
+        uint32_t before = self->retention_s;
+        self->retention_s =
+            retention_s(self->full_retention_s, info_number(reply->str, "\nused_memory:"),
+                        info_number(reply->str, "\nmaxmemory:"));
+        bool lowered = before == self->full_retention_s && self->retention_s < before;
+        if (lowered) {
+            log_warn("redis-filling retention_s=%u asked_s=%u cure=\"give Redis more maxmemory\"",
+                     self->retention_s, self->full_retention_s);
+        }
+    }
+    store_leave(self);
+}
+
+static void
+store_look(void *context)
+{
+    struct store *self = context;
+    if (redis_client_is_up(self->redis)) {
+        self->pending++;
+        redis_client_call(self->redis, on_memory, self, "INFO memory");
+    }
+}
+
 /* ---- life ---- */
 
 int
@@ -451,17 +494,19 @@ store_new(struct store **out, struct reactor *reactor, const struct store_config
         op_queue_setup(&self->flight[i].ops);
     }
     self->redis = config->redis;
-    self->retention_s = config->retention_s;
+    self->retention_s = self->full_retention_s = config->retention_s;
     self->events = *events;
     self->next_n = 1;
     self->token = strdup(config->token);
     int rc = self->token != NULL ? record_unpacker_new(&self->unpacker) : -ENOMEM;
     rc = rc ? rc : kick_new(&self->kick, reactor, store_flush, self);
     rc = rc ? rc : timer_new(&self->sweep, reactor, store_sweep, self);
+    rc = rc ? rc : timer_new(&self->look, reactor, store_look, self);
     if (rc != 0) {
         return rc;
     }
     timer_every_ms(self->sweep, LIMIT_SWEEP_MS);
+    timer_every_ms(self->look, LIMIT_MEMORY_LOOK_MS);
     *out = self;
     self = NULL;
     return 0;

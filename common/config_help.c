@@ -19,13 +19,17 @@ note_text(char *out, size_t size, const struct option *option)
 {
     const char *text = NULL;
     const struct string_list *list = NULL;
+    int64_t number = 0;
     out[0] = '\0';
     switch (option->kind) {
     case OPTION_STRING:
         text = *(const char **)option->target;
         break;
     case OPTION_INT:
-        snprintf(out, size, " (default: %" PRId64 ")", *(const int64_t *)option->target);
+        number = *(const int64_t *)option->target;
+        if (number >= option->min && number <= option->max) { /* else it has no default */
+            snprintf(out, size, " (default: %" PRId64 ")", number);
+        }
         break;
     case OPTION_BOOL:
         text = *(const bool *)option->target ? "true" : NULL;

@@ -40,6 +40,10 @@ enum {
     LIMIT_MODEL_NAME = 64,
     LIMIT_TENANT_NAME = 64,
     LIMIT_WORKER_NAME = 64,
+    LIMIT_RETENTION_MIN_S = 600,    /* the same when Redis is nearly full. rules 3 */
+    LIMIT_RETENTION_LOW_PERCENT = 50, /* of maxmemory: from here on retention falls ... */
+    LIMIT_RETENTION_HIGH_PERCENT = 80, /* ... down to the least here. rules 3 */
+    LIMIT_MEMORY_LOOK_MS = 5000,    /* how often Redis is asked how full it is (choice) */
     LIMIT_RETENTION_S = 86400,      /* a finished job's record; --retention-s */
 
     /* -- frames -- */

@@ -31,7 +31,7 @@ Test(agent, pulls_the_next_job_when_the_gpu_is_free_not_when_the_picture_is_stor
 Test(agent, stops_pulling_at_its_limit_of_held_results_and_drops_none)
 {
     WORLD(w, 1);
-    for (uint8_t i = 0; i < LIMIT_HELD_RESULTS; i++) {
+    for (uint32_t i = 0; i < LIMIT_HELD_RESULTS; i++) {
         cr_assert(eq(u8, agent_pull(w.agent), 1), "%u results", i);
         upload_of(&w, lease_of((uint8_t)(10 + i), 1));
     }
@@ -417,6 +417,19 @@ Test(agent, an_expired_grant_is_asked_again_each_second_and_nothing_is_put_witho
     cr_assert(did(&w, AGENT_DO_UPLOAD) && !did(&w, AGENT_DO_REGRANT));
 }
 
+Test(agent, a_grant_for_a_lease_that_is_finished_or_unknown_is_ignored)
+{
+    WORLD(w, 1);
+    struct agent_effect upload = upload_of(&w, A);
+    struct frame f = { .kind = FRAME_GRANT };
+    f.grant.lease = A;
+    uploaded(&w, &upload, UPLOAD_STORED);
+    cr_assert(eq(int, frame(&w, &f), AGENT_STALE));
+    f.grant.lease = B;
+    cr_assert(eq(int, frame(&w, &f), AGENT_STALE));
+    cr_assert(zero(u32, w.effects.count));
+}
+
 Test(agent, a_store_that_refuses_the_picture_ends_the_attempt_uncounted)
 {
     WORLD(w, 1);
@@ -535,7 +548,7 @@ Test(agent, a_storm_of_random_events_keeps_the_invariants)
             /* A case may take several steps; slots are followed where it takes one. */
             storm_event(&w, &dice);
             storm_slots(&w, kept);
-            for (uint8_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
+            for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
                 bool holds = agent_held(w.agent, slot)->state != HELD_NONE;
                 cr_assert(eq(int, holds, kept[slot]), "seed %lu, event %u", (unsigned long)seed, i);
             }
