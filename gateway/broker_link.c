@@ -214,13 +214,17 @@ on_leader(void *context, const redisReply *reply)
     struct broker_link *self = context;
     char nonce[65];
     char door[LIMIT_URL];
-    uint64_t epoch = 0;
+    char number[24];
+    char *end = NULL;
     _Static_assert(LIMIT_URL == 256, "the width in the pattern below");
     self->asking = false;
     if (self->redis == NULL || reply == NULL || reply->type != REDIS_REPLY_STRING ||
-        sscanf(reply->str, "%64s %" SCNu64 " %255s", nonce, &epoch, door) != 3 ||
-        strcmp(door, "-") == 0) {
+        sscanf(reply->str, "%64s %23s %255s", nonce, number, door) != 3 || strcmp(door, "-") == 0) {
         return; /* nobody leads, or it is not ready yet */
+    }
+    uint64_t epoch = strtoull(number, &end, 10);
+    if (*end != '\0') {
+        return;
     }
     if (epoch < self->facts.epoch) {
         if (self->state != LINK_AWAY || clock_mono_ms() - self->heard_ms < LIMIT_SUSPECT_MS) {

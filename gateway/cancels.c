@@ -57,8 +57,10 @@ cancels_destroy(struct cancels **self_p)
     if (self == NULL) {
         return;
     }
-    while (!LIST_EMPTY(&self->all)) {
-        held_free(LIST_FIRST(&self->all));
+    struct held_cancel *next;
+    for (struct held_cancel *held = LIST_FIRST(&self->all); held != NULL; held = next) {
+        next = LIST_NEXT(held, entry);
+        free(held);
     }
     timer_destroy(&self->timer);
     free(self);

@@ -91,7 +91,7 @@ on_workers(void *context, const redisReply *reply)
     }
     self->fn(self->context, answered ? workers : NULL, n);
     for (size_t i = 0; i < count; i++) {
-        free((char *)(uintptr_t)workers[i].incarnation); /* the strdup() above */
+        free((char *)workers[i].incarnation); /* the strdup() above */
         json_decref(facts[i]);
     }
     free(facts);

@@ -62,13 +62,21 @@ static int
 server_open(struct gate *self, uint16_t port)
 {
     const struct settings *settings = self->shared->settings;
-    const struct http_server_config config = { .host = settings->host,
-                                               .port = port,
-                                               .reuse_port = settings->threads > 1,
-                                               .body_max = LIMIT_HTTP_BODY_BYTES,
-                                               .on_request = routes_serve,
-                                               .context = self };
-    int rc = http_server_new(&self->http, self->reactor, &config);
+    struct http_server_config config = { .host = settings->host,
+                                         .port = port,
+                                         .body_max = LIMIT_HTTP_BODY_BYTES,
+                                         .on_request = routes_serve,
+                                         .context = self };
+    int rc = 0;
+    if (settings->threads > 1) {
+        if (self->is_first) { /* a shared port hides that another process has it: ask for it alone
+                               */
+            rc = http_server_new(&self->http, self->reactor, &config);
+            http_server_destroy(&self->http);
+        }
+        config.reuse_port = true;
+    }
+    rc = rc ? rc : http_server_new(&self->http, self->reactor, &config);
     if (rc != 0) {
         log_error("listen-failed address=%s:%u error=\"%s\" do=\"%s\"", settings->host, port,
                   strerror(-rc),
@@ -101,6 +109,7 @@ gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16
     }
     self->shared = shared;
     self->stop_fd = -1;
+    self->is_first = n == 0;
     (void)gethostname(host, sizeof host - 1);
     (void)snprintf(self->name, sizeof self->name, "%s-%d-%u", host, (int)getpid(), n);
     int rc = reactor_new(&self->reactor, n == 0);

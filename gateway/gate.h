@@ -34,7 +34,7 @@ struct gate {
     struct record_unpacker unpacker; /* for one view at a time */
     struct event *stop_event;
     int stop_fd;
-    bool stopping;
+    bool is_first, stopping;
     int rc; /* to leave with */
     char name[LIMIT_WORKER_NAME + 1];
 };

@@ -5,7 +5,7 @@
 static void
 slice_free(struct slice *self)
 {
-    free((void *)(uintptr_t)self->bytes); /* ours: made by slice_copy() */
+    free((void *)self->bytes); /* ours: made by slice_copy() */
     *self = (struct slice){ 0 };
 }
 

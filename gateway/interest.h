@@ -18,6 +18,8 @@ enum lane {
     LANE_COUNT,
 };
 
+struct interest;
+
 struct lookup {
     TAILQ_ENTRY(lookup) entry;
     struct interest *interest;
@@ -28,11 +30,19 @@ struct lookup {
     uint8_t step, reason;
 };
 
+/* How records are read; shared by all interests of a reactor. */
+struct interest_reader {
+    struct redis_client *redis;
+    struct record_unpacker unpacker;
+    void (*read_end)(struct interest *interest, enum lookup_verdict verdict);
+};
+
 struct interest {
     LIST_ENTRY(interest) all_entry;
     TAILQ_ENTRY(interest) lane_entry, ready_entry;
     TAILQ_HEAD(, lookup) lookups;
     struct lookups *owner;
+    struct interest_reader *reader;
     struct job_id id;
     enum lane lane;
     int64_t lane_since_ms, view_ms; /* view_ms 0: the view is old */

@@ -1,6 +1,7 @@
 #include "gateway/json_write.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -14,7 +15,8 @@ add(struct buffer *out, const char *text)
 static void
 separate(struct buffer *out)
 {
-    if (out->length > 0 && memchr("{[:", out->bytes[out->length - 1], 3) == NULL) {
+    uint8_t last = out->length > 0 ? out->bytes[out->length - 1] : '{';
+    if (last != '{' && last != '[' && last != ':') {
         buffer_add(out, ",", 1);
     }
 }
@@ -116,9 +118,8 @@ put_number(struct buffer *out, double value)
     (void)snprintf(text, sizeof text, "%.17g", value);
     for (int digits = 1; digits < 17; digits++) { /* the shortest text that reads back the same */
         char shorter[40];
-        double back = 0;
         (void)snprintf(shorter, sizeof shorter, "%.*g", digits, value);
-        if (sscanf(shorter, "%lf", &back) == 1 && memcmp(&back, &value, sizeof back) == 0) {
+        if (strtod(shorter, NULL) == value) {
             memcpy(text, shorter, sizeof text);
             break;
         }

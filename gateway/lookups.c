@@ -1,10 +1,9 @@
 #include "gateway/lookups.h"
 #include "common/clock.h"
-#include "common/log.h"
 #include "common/scope.h"
 #include "gateway/id_table.h"
 #include "gateway/interest.h"
-#include "proto/keys.h"
+#include "gateway/record_read.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -30,9 +29,8 @@ TAILQ_HEAD(interest_queue, interest);
 
 struct lookups {
     struct broker_link *link;
-    struct redis_client *redis;
     struct id_table *table;
-    struct record_unpacker unpacker;
+    struct interest_reader reader;
     struct kick *kick;   /* frames to send, interests to tell */
     struct timer *timer; /* at the earliest end of a lane */
     int64_t timer_ms;    /* 0: not armed */
@@ -91,6 +89,7 @@ interest_get(struct lookups *self, const struct job_id *id)
         }
         TAILQ_INIT(&interest->lookups);
         interest->owner = self;
+        interest->reader = &self->reader;
         interest->id = *id;
         id_table_put(self->table, id, interest);
         LIST_INSERT_HEAD(&self->all, interest, all_entry);
@@ -169,16 +168,18 @@ tell_one(struct interest *interest, struct lookup *lookup)
     if (verdict == LOOKUP_FOUND && !slice_equal(interest->tenant, slice_of(order.tenant))) {
         verdict = LOOKUP_UNKNOWN; /* another tenant's job is an unknown one */
     }
-    if (verdict == LOOKUP_FOUND && interest->view_ms == 0 && !lookup->watches) {
+    if (lookup->watches) {
+        bool silent = verdict == LOOKUP_FOUND  ? !interest_news(interest, lookup)
+                      : verdict == LOOKUP_AWAY ? lookup->told /* it will hear more */
+                                               : false;
+        if (silent) {
+            return;
+        }
+    } else if (verdict == LOOKUP_FOUND && interest->view_ms == 0) {
         return; /* lookups_forget(): the answer to a newer question is on its way */
-    }
-    if (!lookup->watches) {
+    } else {
         TAILQ_REMOVE(&interest->lookups, lookup, entry);
         free(lookup);
-    } else if (verdict == LOOKUP_FOUND && !interest_news(interest, lookup)) {
-        return;
-    } else if (verdict == LOOKUP_AWAY && lookup->told) {
-        return; /* it knows something already, and will hear more */
     }
     order.fn(order.context, verdict, verdict == LOOKUP_FOUND ? &interest->view : NULL);
 }
@@ -235,10 +236,10 @@ on_kick(void *context)
 
 /* -- Redis -- */
 
+/* interest_reader.read_end: Redis has answered. */
 static void
 read_end(struct interest *interest, enum lookup_verdict verdict)
 {
-    interest->reading = false;
     if (interest->reread) {
         interest->reread = false;
         refresh(interest);
@@ -248,99 +249,10 @@ read_end(struct interest *interest, enum lookup_verdict verdict)
 }
 
 static void
-on_expiry(void *context, const redisReply *reply)
+read_record(struct interest *interest)
 {
-    struct interest *interest = context;
-    if (reply != NULL && reply->type == REDIS_REPLY_INTEGER && reply->integer > 0) {
-        interest->view.expires_ms = (uint64_t)reply->integer;
-    }
-}
-
-static void
-on_attempts(void *context, const redisReply *reply)
-{
-    struct interest *interest = context;
-    struct slice attempts[LIMIT_GRANTS];
-    uint32_t n = 0;
-    if (reply == NULL || reply->type != REDIS_REPLY_ARRAY) {
-        return;
-    }
-    for (size_t i = 0; i < reply->elements && n < LIMIT_GRANTS; i++) {
-        const redisReply *item = reply->element[i];
-        if (item->type == REDIS_REPLY_STRING && item->len <= LIMIT_RESULT_BYTES) {
-            attempts[n++] = (struct slice){ item->str, (uint32_t)item->len };
-        }
-    }
-    interest_take_attempts(interest, attempts, n);
-}
-
-/* The broker's word on a FAILED job, completed by its attempts. */
-static void
-on_failed_attempts(void *context, const redisReply *reply)
-{
-    on_attempts(context, reply);
-    read_end(context, LOOKUP_FOUND);
-}
-
-static void
-on_record(void *context, const redisReply *reply)
-{
-    struct interest *interest = context;
-    struct lookups *self = interest->owner;
-    struct job_record record;
-    if (reply == NULL || reply->type == REDIS_REPLY_ERROR) {
-        read_end(interest, LOOKUP_AWAY);
-        return;
-    }
-    if (reply->type != REDIS_REPLY_STRING) {
-        read_end(interest, LOOKUP_UNKNOWN);
-        return;
-    }
-    if (job_record_decode(&self->unpacker, reply->str, reply->len, &record) != 0) {
-        char id[JOB_ID_TEXT + 1];
-        job_id_print(&interest->id, id);
-        log_error("record-unreadable job=%s bytes=%zu", id, (size_t)reply->len);
-        read_end(interest, LOOKUP_BROKEN);
-        return;
-    }
-    const struct job_header *known = &interest->view.entry.header;
-    if (interest->tenant.length > 0 && known->revision == record.header.revision &&
-        known->state == record.header.state && !job_is_terminal((enum job_state)known->state)) {
-        read_end(interest, LOOKUP_FOUND); /* the broker told the same, and the position */
-        return;
-    }
-    struct job_entry entry = { .id = interest->id,
-                               .header = record.header,
-                               .eta_s = ETA_UNKNOWN,
-                               .request = record.request,
-                               .result = record.result_bytes };
-    bool taken = interest_take(interest, &self->unpacker, &entry);
-    interest->has_attempts = job_is_terminal((enum job_state)record.header.state);
-    read_end(interest, taken ? LOOKUP_FOUND : LOOKUP_BROKEN);
-}
-
-static void
-record_read(struct interest *interest)
-{
-    struct redis_client *redis = interest->owner->redis;
-    char id[JOB_ID_TEXT + 1];
-    job_id_print(&interest->id, id);
-    interest->reading = true;
     lane_set(interest, LANE_NONE);
-    redis_client_call(redis, on_expiry, interest, "PEXPIRETIME %s%s", KEY_JOB, id);
-    redis_client_call(redis, on_attempts, interest, "LRANGE %s%s 0 -1", KEY_REASON, id);
-    redis_client_call(redis, on_record, interest, "GET %s%s", KEY_JOB, id);
-}
-
-static void
-attempts_read(struct interest *interest)
-{
-    char id[JOB_ID_TEXT + 1];
-    job_id_print(&interest->id, id);
-    interest->reading = true;
-    lane_set(interest, LANE_NONE);
-    redis_client_call(interest->owner->redis, on_failed_attempts, interest, "LRANGE %s%s 0 -1",
-                      KEY_REASON, id);
+    record_read(interest);
 }
 
 /* Finds out anew what the job is. */
@@ -353,7 +265,7 @@ refresh(struct interest *interest)
         return;
     }
     if (!broker_link_is_open(self->link)) {
-        record_read(interest);
+        read_record(interest);
         return;
     }
     if (interest->lane != LANE_ASKED || watch) {
@@ -375,7 +287,7 @@ entry_take(struct interest *interest, const struct job_entry *entry)
         interest->watching = false;
         bool asked = interest->lane == LANE_ASKED || interest->n_watches > 0;
         if (asked && !interest->reading) {
-            record_read(interest);
+            read_record(interest);
         }
         return;
     }
@@ -383,7 +295,7 @@ entry_take(struct interest *interest, const struct job_entry *entry)
         entry->header.revision < interest->view.entry.header.revision) {
         return; /* older than what Redis told */
     }
-    if (!interest_take(interest, &self->unpacker, entry)) {
+    if (!interest_take(interest, &self->reader.unpacker, entry)) {
         return; /* without its request: the full answer comes, or LANE_ASKED runs out */
     }
     if (ended) {
@@ -394,7 +306,8 @@ entry_take(struct interest *interest, const struct job_entry *entry)
     if (interest->reading) {
         interest->view_ms = clock_mono_ms(); /* told when Redis has answered */
     } else if (entry->header.state == JOB_FAILED && !interest->has_attempts) {
-        attempts_read(interest);
+        lane_set(interest, LANE_NONE);
+        record_read_attempts(interest);
     } else {
         settle(interest, LOOKUP_FOUND);
     }
@@ -424,7 +337,7 @@ on_timer(void *context)
             if (lane == LANE_IDLE) {
                 interest_free(interest);
             } else if (lane == LANE_ASKED) {
-                record_read(interest);
+                read_record(interest);
             } else {
                 interest->watching = false; /* WATCH again: a snapshot, whatever was lost */
                 lane_set(interest, LANE_NONE);
@@ -537,7 +450,7 @@ lookups_seed(struct lookups *self, const struct accepted *accepted, struct slice
     entry.header.state = accepted->position > 0 ? JOB_QUEUED : JOB_RUNNING;
     entry.header.revision = accepted->revision;
     entry.header.submit_ms = accepted->submit_ms;
-    if (interest_take(interest, &self->unpacker, &entry)) {
+    if (interest_take(interest, &self->reader.unpacker, &entry)) {
         interest->watching = true;
         settle(interest, LOOKUP_FOUND);
     }
@@ -562,7 +475,8 @@ lookups_new(struct lookups **out, struct reactor *reactor, struct broker_link *l
         return -ENOMEM;
     }
     self->link = link;
-    self->redis = redis;
+    self->reader.redis = redis;
+    self->reader.read_end = read_end;
     self->out[OUT_STATUS].kind = FRAME_STATUS;
     self->out[OUT_WATCH].kind = FRAME_WATCH;
     self->out[OUT_UNWATCH].kind = FRAME_UNWATCH;
@@ -571,7 +485,7 @@ lookups_new(struct lookups **out, struct reactor *reactor, struct broker_link *l
     for (int lane = 0; lane < LANE_COUNT; lane++) {
         TAILQ_INIT(&self->lanes[lane]);
     }
-    int rc = record_unpacker_new(&self->unpacker);
+    int rc = record_unpacker_new(&self->reader.unpacker);
     rc = rc ? rc : id_table_new(&self->table);
     rc = rc ? rc : kick_new(&self->kick, reactor, on_kick, self);
     rc = rc ? rc : timer_new(&self->timer, reactor, on_timer, self);
@@ -589,12 +503,15 @@ lookups_destroy(struct lookups **self_p)
     if (self == NULL) {
         return;
     }
-    while (!LIST_EMPTY(&self->all)) {
-        interest_free(LIST_FIRST(&self->all));
+    struct interest *next;
+    for (struct interest *interest = LIST_FIRST(&self->all); interest != NULL; interest = next) {
+        next = LIST_NEXT(interest, all_entry);
+        interest_clear(interest);
+        free(interest);
     }
     kick_destroy(&self->kick);
     timer_destroy(&self->timer);
-    record_unpacker_destroy(&self->unpacker);
+    record_unpacker_destroy(&self->reader.unpacker);
     id_table_destroy(&self->table);
     free(self);
     *self_p = NULL;

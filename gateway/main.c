@@ -7,6 +7,7 @@
 #include "common/log.h"
 #include "common/scope.h"
 #include "gateway/gate.h"
+#include <assert.h>
 #include <pthread.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -86,6 +87,7 @@ ready(const struct gateway *self, const struct gate_shared *shared)
     const struct settings *settings = shared->settings;
     char http[LIMIT_URL];
     char uploads[LIMIT_URL];
+    assert(self->n_gates > 0 && self->gates[0] != NULL);
     settings_address(settings->host, http_server_port(self->gates[0]->http), http);
     settings_address(settings->uploads_host, artifacts_port(shared->artifacts), uploads);
     return ready_print(settings->common.ready_file, "gateway", "http=%s uploads=%s", http, uploads);

@@ -171,7 +171,7 @@ read_metadata(struct reading *self, const struct rule *rule, const json_t *value
         field_errors_add(self->errors, name, "must be an object of strings");
         return;
     }
-    json_object_foreach((json_t *)(uintptr_t)value, key, item)
+    json_object_foreach((json_t *)value, key, item)
     {
         bytes += strlen(key);
         if (!json_is_string(item) ||

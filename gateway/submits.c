@@ -74,11 +74,11 @@ submits_destroy(struct submits **self_p)
     if (self == NULL) {
         return;
     }
-    while (!TAILQ_EMPTY(&self->waiting)) {
-        held_free(TAILQ_FIRST(&self->waiting));
-    }
-    while (!TAILQ_EMPTY(&self->withdrawing)) {
-        held_free(TAILQ_FIRST(&self->withdrawing));
+    struct held_submit *next;
+    TAILQ_CONCAT(&self->waiting, &self->withdrawing, entry);
+    for (struct held_submit *held = TAILQ_FIRST(&self->waiting); held != NULL; held = next) {
+        next = TAILQ_NEXT(held, entry);
+        free(held);
     }
     timer_destroy(&self->timer);
     id_table_destroy(&self->table);
@@ -103,11 +103,11 @@ withdraw_send(struct held_submit *held)
     held->since_ms = clock_mono_ms();
 }
 
+/* `late` waits longest for its answer, `again` for its next WITHDRAW; NULL: none does. */
 static void
-timer_arm(struct submits *self)
+timer_arm(const struct submits *self, const struct held_submit *late,
+          const struct held_submit *again)
 {
-    const struct held_submit *late = TAILQ_FIRST(&self->waiting);
-    const struct held_submit *again = TAILQ_FIRST(&self->withdrawing);
     int64_t next = INT64_MAX;
     if (late != NULL) {
         next = late->since_ms + LIMIT_SUBMIT_MS;
@@ -148,7 +148,7 @@ submits_add(struct submits *self, const struct submit_order *order)
     self->bytes += length;
     submit_send(held);
     if (self->n_waiting == 1) { /* otherwise the timer runs for an older one */
-        timer_arm(self);
+        timer_arm(self, held, TAILQ_FIRST(&self->withdrawing));
     }
     return held;
 }
@@ -180,14 +180,15 @@ give_up(struct held_submit *held)
     TAILQ_REMOVE(&self->waiting, held, entry);
     self->n_waiting--;
     self->bytes -= held->length;
+    tell(held, &outcome);
+    if (!held->sent) {
+        (void)id_table_remove(self->table, &held->id);
+        free(held);
+        return;
+    }
     TAILQ_INSERT_TAIL(&self->withdrawing, held, entry);
     self->n_withdrawing++;
     held->withdrawing = true;
-    tell(held, &outcome);
-    if (!held->sent) {
-        held_free(held);
-        return;
-    }
     withdraw_send(held);
     if (self->n_withdrawing > LIMIT_SUBMITS_HELD) { /* the job's own deadline must do */
         held_free(TAILQ_FIRST(&self->withdrawing));
@@ -199,18 +200,20 @@ on_timer(void *context)
 {
     struct submits *self = context;
     int64_t now = clock_mono_ms();
-    struct held_submit *held;
-    while ((held = TAILQ_FIRST(&self->waiting)) != NULL &&
-           now - held->since_ms >= LIMIT_SUBMIT_MS) {
-        give_up(held);
+    struct held_submit *late = TAILQ_FIRST(&self->waiting);
+    while (late != NULL && now - late->since_ms >= LIMIT_SUBMIT_MS) {
+        struct held_submit *next = TAILQ_NEXT(late, entry);
+        give_up(late);
+        late = next;
     }
-    while ((held = TAILQ_FIRST(&self->withdrawing)) != NULL &&
-           now - held->since_ms >= LIMIT_REPEAT_MS) {
-        withdraw_send(held);
-        TAILQ_REMOVE(&self->withdrawing, held, entry);
-        TAILQ_INSERT_TAIL(&self->withdrawing, held, entry);
+    struct held_submit *again = TAILQ_FIRST(&self->withdrawing);
+    while (again != NULL && now - again->since_ms >= LIMIT_REPEAT_MS) {
+        withdraw_send(again);
+        TAILQ_REMOVE(&self->withdrawing, again, entry);
+        TAILQ_INSERT_TAIL(&self->withdrawing, again, entry);
+        again = TAILQ_FIRST(&self->withdrawing);
     }
-    timer_arm(self);
+    timer_arm(self, late, again);
 }
 
 void

@@ -280,14 +280,14 @@ agent_last_job(const struct agent *self)
 }
 
 const struct agent_held *
-agent_held(const struct agent *self, uint8_t slot)
+agent_held(const struct agent *self, uint32_t slot)
 {
     assert(slot < LIMIT_WORKER_LEASES);
     return &self->held[slot].open;
 }
 
 static void
-check_held(const struct agent *self, uint8_t slot)
+check_held(const struct agent *self, uint32_t slot)
 {
     const struct agent_held *held = &self->held[slot].open;
     if (held->state == HELD_NONE) {
@@ -299,7 +299,7 @@ check_held(const struct agent *self, uint8_t slot)
         assert(self->places[held->instance].slot == slot);
     }
     assert((held->code != FAIL_NONE) == (held->state == HELD_FAILED));
-    for (uint8_t other = 0; other < slot; other++) {
+    for (uint32_t other = 0; other < slot; other++) {
         const struct agent_held *earlier = &self->held[other].open;
         assert(earlier->state == HELD_NONE ||
                memcmp(&earlier->lease.job, &held->lease.job, sizeof held->lease.job) != 0);
@@ -309,10 +309,10 @@ check_held(const struct agent *self, uint8_t slot)
 void
 agent_check(const struct agent *self)
 {
-    for (uint8_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
+    for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
         check_held(self, slot);
     }
-    for (uint8_t i = 0; i < LIMIT_INSTANCES; i++) {
+    for (uint32_t i = 0; i < LIMIT_INSTANCES; i++) {
         const struct place *place = &self->places[i];
         if (place->slot != NO_SLOT) {
             assert(i < self->config.n_instances);

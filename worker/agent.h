@@ -182,7 +182,7 @@ struct agent_effect {
     enum agent_effect_kind kind;
     uint32_t serial;
     uint8_t slot, instance, picture, base, step, steps;
-    int8_t rc; /* 0: an orderly end; -1: a newer process of this name is at work */
+    int rc; /* 0: an orderly end; -1: a newer process of this name is at work */
 };
 
 /* A step does at most four things to each lease, and a few that belong to none. */
@@ -227,4 +227,4 @@ uint32_t agent_last_job(const struct agent *self);
 uint8_t agent_pull(const struct agent *self);
 uint32_t agent_held_results(const struct agent *self);
 /* slot < LIMIT_WORKER_LEASES. Valid until the next step. */
-const struct agent_held *agent_held(const struct agent *self, uint8_t slot);
+const struct agent_held *agent_held(const struct agent *self, uint32_t slot);

@@ -22,7 +22,7 @@ static uint32_t
 count_in(const struct agent *agent, enum held_state state)
 {
     uint32_t n = 0;
-    for (uint8_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
+    for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
         n += agent_held(agent, slot)->state == state;
     }
     return n;

@@ -31,6 +31,9 @@ struct loop {
     struct report report;
     struct parcel *parcels[LIMIT_WORKER_LEASES]; /* by slot */
     bool is_ready;
+    /* Of each instance: the agent holds it for ready; when it may hear so after a refused draw. */
+    bool told_ready[LIMIT_INSTANCES];
+    int64_t refused_until_ms[LIMIT_INSTANCES];
 
     bool stepping;
     struct agent_effects effects;
@@ -60,13 +63,18 @@ static void
 on_checked(void *context, const struct parcel *parcel, enum check_outcome outcome,
            struct slice message, const uint8_t *picture)
 {
+    struct loop *self = context;
     struct agent_event event = { .kind = AGENT_ON_CHECKED };
+    if (outcome == CHECK_GOOD || outcome == CHECK_BAD) {
+        uint8_t instance = agent_held(self->agent, parcel_slot(parcel))->instance;
+        instance_judge(self->supervisor, instance, outcome == CHECK_GOOD);
+    }
     event.checked.slot = parcel_slot(parcel);
     event.checked.serial = parcel_serial(parcel);
     event.checked.outcome = outcome;
     event.checked.message = message;
     event.checked.picture = picture;
-    loop_give(context, &event);
+    loop_give(self, &event);
 }
 
 static void
@@ -111,7 +119,9 @@ perform_draw(struct loop *self, const struct agent_effect *effect)
     log_info("job-drawing job=%s grant=%u instance=%s", request.id, lease->grant,
              instance_name(self->supervisor, effect->instance));
     snprintf(request.id + JOB_ID_TEXT, sizeof request.id - JOB_ID_TEXT, ".%u", lease->grant);
+    self->told_ready[effect->instance] = false;
     if (instance_draw(self->supervisor, effect->instance, &request) != 0) {
+        self->refused_until_ms[effect->instance] = clock_mono_ms() + LIMIT_PROBE_MS;
         struct agent_event event = { .kind = AGENT_ON_NOT_DRAWN, .index = effect->instance };
         loop_give(self, &event);
     }
@@ -142,8 +152,11 @@ log_failure(const struct loop *self, const struct agent_effect *effect)
     char id[JOB_ID_TEXT + 1];
     char message[LIMIT_REASON_BYTES];
     job_id_print(&held->lease.job, id);
+    memcpy(message, held->message, held->message_length);
     for (uint32_t i = 0; i < held->message_length; i++) {
-        message[i] = held->message[i] == '"' ? '\'' : held->message[i];
+        if (message[i] == '"') {
+            message[i] = '\''; /* the log's own quotes end only where we end them */
+        }
     }
     log_warn("job-failed job=%s grant=%u code=%s counted=%d final=%d message=\"%.*s\"", id,
              held->lease.grant, fail_code_name(held->code), held->counted, held->final_,
@@ -296,17 +309,6 @@ give_capability(struct loop *self)
     loop_give(self, &event);
 }
 
-static void
-on_tick(void *context)
-{
-    struct loop *self = context;
-    struct agent_event event = { .kind = AGENT_ON_TICK };
-    loop_give(self, &event);
-    if (self->capability.version != 0) {
-        give_capability(self); /* a beat may have found another model behind the same door */
-    }
-}
-
 void
 loop_drain(void *loop)
 {
@@ -381,6 +383,7 @@ on_state(void *context, uint32_t index, enum instance_state state)
     if (self->agent == NULL) {
         return; /* the supervisor is being made */
     }
+    self->told_ready[index] = event.instance.ready;
     loop_give(self, &event);
     if (!self->stepping) {
         give_capability(self);
@@ -412,6 +415,24 @@ give_state(struct loop *self, uint32_t index)
 }
 
 static void
+on_tick(void *context)
+{
+    struct loop *self = context;
+    struct agent_event event = { .kind = AGENT_ON_TICK };
+    loop_give(self, &event);
+    if (self->capability.version != 0) {
+        give_capability(self); /* a beat may have found another model behind the same door */
+    }
+    /* One that refused a job may be ready all the same, and so have nothing to tell. */
+    for (uint32_t i = 0; i < supervisor_count(self->supervisor); i++) {
+        bool ready = instance_state(self->supervisor, i) == INSTANCE_READY;
+        if (ready && !self->told_ready[i] && clock_mono_ms() >= self->refused_until_ms[i]) {
+            give_state(self, i);
+        }
+    }
+}
+
+static void
 on_drawn(void *context, uint32_t index, struct drawing *drawing)
 {
     struct loop *self = context;
@@ -430,25 +451,28 @@ static uint32_t
 clean(char out[LIMIT_REASON_BYTES], const char *message)
 {
     size_t length = strnlen(message, LIMIT_REASON_BYTES);
-    while (length > 0 && length == LIMIT_REASON_BYTES &&
-           ((unsigned char)message[length] & 0xc0U) == 0x80U) {
+    bool cut = length == LIMIT_REASON_BYTES;
+    while (cut && length > 0 && ((unsigned char)message[length] & 0xc0U) == 0x80U) {
         length--; /* not inside a character */
     }
     memcpy(out, message, length);
     bool valid = utf8_valid(out, length, NULL);
     for (size_t i = 0; i < length; i++) {
         bool control = (unsigned char)out[i] < ' ';
-        out[i] = control || (!valid && (unsigned char)out[i] >= 0x7f) ? '?' : out[i];
+        if (control || (!valid && (unsigned char)out[i] >= 0x7f)) {
+            out[i] = '?';
+        }
     }
     return (uint32_t)length;
 }
 
 static void
+// NOLINTNEXTLINE(readability-function-size): the parameters are instance.h's
 on_failed(void *context, uint32_t index, enum fail_code code, const char *message, bool taken,
           bool final)
 {
     struct loop *self = context;
-    char text[LIMIT_REASON_BYTES];
+    char text[LIMIT_REASON_BYTES] = "";
     struct agent_event event = { .kind = AGENT_ON_FAILED };
     assert(!self->stepping);
     event.failed.index = (uint8_t)index;
@@ -520,8 +544,10 @@ loop_new(struct loop **out, struct reactor *reactor, const struct options *optio
     self->options = options;
     self->reactor = reactor;
     int rc = open_edges(self);
-    if (rc != 0) {
+    if (rc != 0 && rc != -EINVAL) { /* a bad setting is told where it is read */
         log_error("worker-not-started error=\"%s\"", strerror(-rc));
+    }
+    if (rc != 0) {
         return rc;
     }
     self->report = (struct report){ .worker = options->name,

@@ -11,7 +11,7 @@ static struct list
 held_leases(const struct agent *agent, struct held_list *out)
 {
     out->count = 0;
-    for (uint8_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
+    for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
         const struct agent_held *held = agent_held(agent, slot);
         if (held->state != HELD_NONE) {
             out->items[out->count++] =
@@ -124,25 +124,32 @@ send_leased(const struct report *self, const struct agent_effect *effect,
     send_frame(self, &frame);
 }
 
+static void
+send_about(const struct report *self, const struct agent_effect *effect)
+{
+    const struct agent_held *held = agent_held(self->agent, effect->slot);
+    if (effect->kind == AGENT_DO_DONE) {
+        send_done(self, effect, held);
+    } else if (effect->kind == AGENT_DO_FAIL) {
+        send_fail(self, held);
+    } else {
+        assert(effect->kind == AGENT_DO_PROGRESS || effect->kind == AGENT_DO_REGRANT);
+        send_leased(self, effect, held);
+    }
+}
+
 void
 report_send(const struct report *self, const struct agent_effect *effect)
 {
-    const struct agent_held *held =
-        effect->slot < LIMIT_WORKER_LEASES ? agent_held(self->agent, effect->slot) : NULL;
     if (effect->kind == AGENT_DO_HELLO) {
         send_hello(self);
     } else if (effect->kind == AGENT_DO_STATE) {
         send_state(self);
-    } else if (effect->kind == AGENT_DO_DONE) {
-        send_done(self, effect, held);
-    } else if (effect->kind == AGENT_DO_FAIL) {
-        send_fail(self, held);
     } else if (effect->kind == AGENT_DO_BYE) {
         struct frame frame = { .kind = FRAME_BYE };
         send_frame(self, &frame);
         link_flush(self->link);
     } else {
-        assert(effect->kind == AGENT_DO_PROGRESS || effect->kind == AGENT_DO_REGRANT);
-        send_leased(self, effect, held);
+        send_about(self, effect);
     }
 }

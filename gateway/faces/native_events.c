@@ -1,7 +1,6 @@
 #include "common/scope.h"
 #include "gateway/faces/native.h"
 #include "gateway/problem.h"
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -35,9 +34,16 @@ stream_free(void *context)
 static void
 last_event_read(struct stream *self, const char *text)
 {
-    char rest = '\0';
-    self->has_last = text != NULL && sscanf(text, "%" SCNu32 ".%" SCNu32 "%c", &self->last.revision,
-                                            &self->last.step, &rest) == 2;
+    char *end = NULL;
+    if (text == NULL || text[0] < '0' || text[0] > '9') {
+        return;
+    }
+    unsigned long revision = strtoul(text, &end, 10);
+    if (end[0] == '.' && end[1] >= '0' && end[1] <= '9') {
+        unsigned long step = strtoul(end + 1, &end, 10);
+        self->last = (struct place){ (uint32_t)revision, (uint32_t)step };
+        self->has_last = *end == '\0';
+    }
 }
 
 static void

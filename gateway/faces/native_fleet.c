@@ -75,7 +75,7 @@ worker_write(struct buffer *out, const struct fleet_worker *worker)
     } else {
         put_null(out);
     }
-    json_object_foreach((json_t *)(uintptr_t)worker->facts, key, value)
+    json_object_foreach((json_t *)worker->facts, key, value)
     {
         bool taken = strpbrk(key, "\"\\\n\r\t") != NULL;
         for (size_t i = 0; i < ARRAY_LENGTH(ours); i++) {

@@ -297,6 +297,8 @@ class Http:
         try:
             connection.request("GET", f"/v1/jobs/{job_id}/events", headers=headers)
             answer = connection.getresponse()
+            if answer.status == 204: # nothing newer than Last-Event-ID, and the job has ended
+                return
             check_equal(answer.status, 200, "status of the event stream")
             check_equal(answer.headers.get_content_type(), "text/event-stream", "type of the event stream")
             event, event_id, data = "message", None, []

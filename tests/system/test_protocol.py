@@ -167,6 +167,7 @@ def the_result_of_an_older_lease_is_stale_and_deletes_nothing():
         check_equal(second.fields[1][2], 2, "grant")
         worker.take(second)
         worker.done(second)
+        c.http.wait(job_id, "succeeded")
         picture = c.http.image(job_id).body
         # Late: the first lease has a result all the same, with another picture of the same job.
         data = png(64, 80)
@@ -304,7 +305,7 @@ def a_worker_that_says_nothing_for_3_s_gets_no_new_job():
         worker = FakeWorker(c, "quiet")
         worker.hello()
         worker.state(pull=1)
-        time.sleep(3.5)
+        time.sleep(4.5) # 3 s, and the second between two looks
         job_id = c.http.submit()
         worker.expect_none("JOB", 1)
         worker.state(pull=1)
@@ -394,6 +395,7 @@ def an_upload_needs_the_grant_of_its_very_lease():
         check_equal(worker.upload(frame, data)[0], 200, "status of the same bytes again")
         check_equal(c.http.image(job_id).status, 409, "status of the picture before the job has ended")
         worker.done(frame)
+        c.http.wait(job_id, "succeeded")
         check_equal(c.http.image(job_id).body, data, "the picture")
 
 

@@ -3,15 +3,18 @@ import os
 import socket
 import subprocess
 
-from harness import Cluster, check, check_equal, environment, free_port, program, until
+from harness import SLOWNESS, Cluster, Failed, check, check_equal, environment, free_port, program, until
 from registry import test
 
 PROGRAMS = ("drawbar-broker", "drawbar-gateway", "drawbar-worker", "drawbar-sim-instance", "drawbar")
 
 
-def start(name, *words, limit_s=15):
-    done = subprocess.run([program(name), *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True,
-                          timeout=limit_s, text=True, env=environment(), check=False)
+def start(name, *words, limit_s=5 * SLOWNESS):
+    try:
+        done = subprocess.run([program(name), *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=limit_s, text=True, env=environment(), check=False)
+    except subprocess.TimeoutExpired as running:
+        raise Failed(f"{name} {words} runs instead of ending: {(running.stderr or b'')[-500:]!r}") from running
     return done.returncode, done.stdout, done.stderr
 
 
@@ -55,8 +58,9 @@ def numbers_and_files_that_make_no_sense_are_refused():
 
 @test(short=True)
 def a_bad_redis_url_is_refused():
+    # The URL itself is not repeated: it may hold a password.
     for url in ("http://127.0.0.1:6379", "redis://", "redis://127.0.0.1:0x", "nonsense"):
-        refused("drawbar-broker", "--redis", url, "--host", "127.0.0.1", says=[url])
+        refused("drawbar-broker", "--redis", url, "--host", "127.0.0.1", says=["redis-url-bad", "why="])
 
 
 @test()
@@ -81,7 +85,7 @@ def a_broker_that_cannot_bind_its_doors_says_so():
 @test(short=True)
 def binding_beyond_loopback_needs_a_word_that_it_is_meant():
     redis = ("--redis", "redis://127.0.0.1:6379")
-    refused("drawbar-broker", *redis, "--host", "0.0.0.0", says=["insecure-plaintext"])
+    refused("drawbar-broker", *redis, "--host", "0.0.0.0", "--advertise", "192.0.2.1", says=["insecure-plaintext"])
     refused("drawbar-gateway", *redis, "--listen", "0.0.0.0:0", "--uploads", "127.0.0.1:0", "--artifacts",
             "a", says=["insecure-plaintext"])
     refused("drawbar-gateway", *redis, "--listen", "127.0.0.1:0", "--uploads", "0.0.0.0:0", "--artifacts",
@@ -96,7 +100,11 @@ def a_wildcard_without_an_address_to_tell_others_is_refused_with_the_cure():
 
 @test()
 def plaintext_redis_beyond_loopback_is_refused():
-    refused("drawbar-broker", "--redis", "redis://192.0.2.1:6379", "--host", "127.0.0.1", says=["insecure-plaintext"])
+    redis = ("--redis", "redis://192.0.2.1:6379")
+    refused("drawbar-worker", *redis, "--name", "mia", "--attach", "url=http://127.0.0.1:1", says=["insecure-plaintext"])
+    refused("drawbar-gateway", *redis, "--listen", "127.0.0.1:0", "--uploads", "127.0.0.1:0", "--artifacts", "a",
+            says=["insecure-plaintext"])
+    refused("drawbar-broker", *redis, "--host", "127.0.0.1", says=["insecure-plaintext"])
 
 
 @test()
