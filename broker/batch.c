@@ -233,8 +233,7 @@ op_pack(const struct op *op, uint32_t retention_s, struct record_unpacker *unpac
     struct envelope envelope = { 0 };
     size_t used;
     if (op->kind != OP_TOUCH && op->request.length > 0) {
-        int rc = unpack_struct(unpacker->envelope, &envelope_shape, op->request.bytes,
-                               op->request.length, &envelope, &used);
+        int rc = unpack_struct(unpacker->envelope, &envelope_shape, op->request, &envelope, &used);
         assert(rc == 0); /* it was decoded before the core took it */
     }
     CLEANUP(packing_destroy) struct packing packing = { 0 };

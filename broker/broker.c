@@ -16,7 +16,7 @@
 
 struct broker {
     struct reactor *reactor;
-    struct broker_config config;
+    const struct options *options;
     struct election *election;
     struct rebuild *rebuild;   /* of this term; NULL: complete, or no term */
     struct store *store;       /* of this term */
@@ -186,9 +186,9 @@ on_unsent(void *context, const struct peer *to, bool lagging)
 static int
 doors_open(struct broker *self)
 {
-    struct door_config config = { .host = self->config.host,
-                                  .gateway_port = (uint16_t)self->config.gateway_port,
-                                  .worker_port = (uint16_t)self->config.worker_port,
+    struct door_config config = { .host = self->options->host,
+                                  .gateway_port = (uint16_t)self->options->gateway_port,
+                                  .worker_port = (uint16_t)self->options->worker_port,
                                   .upload_key = self->term.upload_key,
                                   .epoch = self->term.number };
     struct door_events events = { on_frame, on_unsent, self };
@@ -198,15 +198,15 @@ doors_open(struct broker *self)
     }
     char gateways[160];
     char workers[160];
-    const char *host = self->config.advertise;
+    const char *host = self->options->advertise;
     const char *form = strchr(host, ':') != NULL && host[0] != '[' ? "[%s]:%u" : "%s:%u";
     (void)snprintf(gateways, sizeof gateways, form, host, door_port(self->door, DOOR_GATEWAYS));
     (void)snprintf(workers, sizeof workers, form, host, door_port(self->door, DOOR_WORKERS));
     election_open(self->election, gateways, workers);
     if (!self->ready_told) {
         self->ready_told = true;
-        rc = ready_print(self->config.ready_file, "broker", "gateways=%s workers=%s", gateways,
-                         workers);
+        rc = ready_print(self->options->common.ready_file, "broker", "gateways=%s workers=%s",
+                         gateways, workers);
     }
     return rc;
 }
@@ -305,25 +305,35 @@ on_rebuilt(void *context, uint32_t jobs, uint32_t corrupt)
 }
 
 static void
+term_set(struct broker *self, const struct term *term)
+{
+    self->term = *term;
+    (void)snprintf(self->token, sizeof self->token, "%s", term->token);
+    self->term.token = self->token;
+}
+
+static void on_tail_lost(void *context);
+
+static void
 on_elected(void *context, const struct term *term)
 {
     struct broker *self = context;
-    self->term = *term;
-    (void)snprintf(self->token, sizeof self->token, "%s", term->token);
+    term_set(self, term);
     self->rebuild_from_ms = clock_mono_ms();
     struct dispatch_config config = {
         .epoch = term->number,
         .epoch_hash = epoch_hash(self->token),
         .sequence = term->sequence,
-        .max_jobs = (uint32_t)self->config.max_jobs,
-        .max_bytes = (uint64_t)self->config.queue_mib * 1024 * 1024,
-        .retention_s = (uint32_t)self->config.retention_s,
-        .name = self->config.name,
+        .max_jobs = (uint32_t)self->options->max_jobs,
+        .max_bytes = (uint64_t)self->options->queue_mib * 1024 * 1024,
+        .retention_s = (uint32_t)self->options->retention_s,
+        .name = self->options->name,
         .upload_key = self->term.upload_key,
     };
     struct store_config store_config = { election_redis(self->election), self->token,
-                                         (uint32_t)self->config.retention_s };
-    struct store_events store_events = { on_committed, on_record, on_sweep, on_fenced, self };
+                                         (uint32_t)self->options->retention_s };
+    struct store_events store_events = { on_committed, on_record, on_sweep,
+                                         on_tail_lost, on_fenced, self };
     struct rebuild_events rebuild_events = { on_loaded_record, on_rebuilt, self };
     int rc = dispatch_new(&self->dispatch, &config);
     rc = rc ? rc : store_new(&self->store, self->reactor, &store_config, &store_events);
@@ -346,11 +356,35 @@ on_redis_back(void *context, bool restarted)
     }
     log_info("redis-back restarted=%s unanswered=%u", restarted ? "yes" : "no",
              store_unanswered(self->store));
-    store_up(self->store);
-    if (restarted) { /* it may have lost its tail: what it has already is not written again */
-        struct dispatch_event event = { .kind = EVENT_RESTORE };
-        step(self, &event);
+    if (restarted) {
+        store_restarted(self->store, self->token);
+    } else {
+        store_up(self->store);
     }
+}
+
+static void
+on_regained(void *context, const struct term *term)
+{
+    struct broker *self = context;
+    if (self->store == NULL || self->rebuild != NULL || self->door == NULL) {
+        term_end(self); /* nothing in memory that Redis could lack */
+        on_elected(self, term);
+        return;
+    }
+    term_set(self, term);
+    struct dispatch_event event = { .kind = EVENT_TERM,
+                                    .epoch = term->number,
+                                    .epoch_hash = epoch_hash(self->token) };
+    step(self, &event);
+    store_restarted(self->store, self->token);
+}
+
+static void
+on_tail_lost(void *context)
+{
+    struct dispatch_event event = { .kind = EVENT_RESTORE };
+    step(context, &event);
 }
 
 static void
@@ -390,45 +424,21 @@ on_stop(void *context)
     election_resign(self->election, on_resigned, self);
 }
 
-static int
-check_config(struct broker_config *config)
-{
-    bool wildcard = strcmp(config->host, "0.0.0.0") == 0 || strcmp(config->host, "::") == 0 ||
-                    strcmp(config->host, "*") == 0;
-    if (config->advertise == NULL && wildcard) {
-        log_error("no-advertise host=%s cure=\"gateways and workers need an address to connect to: "
-                  "add --advertise ADDRESS-OF-THIS-HOST\"",
-                  config->host);
-        return -EINVAL;
-    }
-    if (!host_is_loopback(config->host) && !config->insecure_plaintext) {
-        log_error("plaintext-refused host=%s cure=\"the doors speak plain text: bind 127.0.0.1, or "
-                  "add --insecure-plaintext on a network you trust\"",
-                  config->host);
-        return -EINVAL;
-    }
-    if (config->advertise == NULL) {
-        config->advertise = config->host;
-    }
-    return 0;
-}
-
 int
-broker_new(struct broker **out, struct reactor *reactor, const struct broker_config *config)
+broker_new(struct broker **out, struct reactor *reactor, const struct options *options)
 {
     CLEANUP(broker_destroy) struct broker *self = calloc(1, sizeof *self);
     if (self == NULL) {
         return -ENOMEM;
     }
     self->reactor = reactor;
-    self->config = *config;
+    self->options = options;
     self->redis_minus_mono_ms = clock_wall_ms() - clock_mono_ms(); /* until Redis tells */
-    struct election_config election_config = { config->redis_url, config->accept_volatile };
+    struct election_config election_config = { options->redis_url, options->accept_volatile };
     struct election_events events = {
-        on_elected, on_lost, on_redis_back, on_redis_time, on_refused, self,
+        on_elected, on_regained, on_lost, on_redis_back, on_redis_time, on_refused, self,
     };
-    int rc = check_config(&self->config);
-    rc = rc ? rc : timer_new(&self->tick, reactor, on_tick, self);
+    int rc = timer_new(&self->tick, reactor, on_tick, self);
     rc = rc ? rc : election_new(&self->election, reactor, &election_config, &events);
     if (rc == 0) {
         reactor_on_stop(reactor, on_stop, self);

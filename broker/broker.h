@@ -9,18 +9,11 @@
  *
  * When the term ends doors, store and core go; the broker stands by.
  */
-#include "common/config.h"
+#include "broker/options.h"
 #include "common/reactor.h"
 
 struct broker;
 
-struct broker_config {
-    const char *redis_url, *host, *advertise, *name, *ready_file;
-    int64_t gateway_port, worker_port;
-    int64_t max_jobs, queue_mib, retention_s;
-    bool accept_volatile, insecure_plaintext;
-};
-
-/* Checks the settings and starts. 0, -EINVAL (logged with the cure), -errno. */
-int broker_new(struct broker **out, struct reactor *reactor, const struct broker_config *config);
+/* 0, -errno. The options outlive the broker. */
+int broker_new(struct broker **out, struct reactor *reactor, const struct options *options);
 void broker_destroy(struct broker **self_p);

@@ -141,6 +141,10 @@ on_event(struct dispatch *self, const struct dispatch_event *event)
     case EVENT_TICK:
         tick(self);
         return VERDICT_OK;
+    case EVENT_TERM: /* sessions of the old epoch are answered NO_SESSION and open new ones */
+        self->config.epoch = event->epoch;
+        self->config.epoch_hash = event->epoch_hash;
+        return VERDICT_OK;
     case EVENT_RESTORE:
         job_restore_all(self);
         return VERDICT_OK;

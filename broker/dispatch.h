@@ -48,6 +48,7 @@ enum dispatch_event_kind {
     EVENT_LOADED,    /* rebuild: that was the last */
     EVENT_SWEEP,     /* who has not beaten lately */
     EVENT_TICK,      /* time has come to dispatch_deadline_ms() */
+    EVENT_TERM,      /* Redis lost our term and we were elected again, memory intact: a new epoch */
     EVENT_RESTORE,   /* Redis restarted: commit every live job and recent end again */
     EVENT_KIND_COUNT,
 };
@@ -80,6 +81,8 @@ struct dispatch_event {
     const struct job_record *record;  /* EVENT_RECORD (NULL: none), EVENT_LOAD */
     const struct quiet_worker *quiet; /* EVENT_SWEEP */
     uint32_t n_quiet;
+    uint64_t epoch;      /* EVENT_TERM */
+    uint32_t epoch_hash; /* EVENT_TERM */
 };
 
 enum verdict {

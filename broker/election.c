@@ -5,6 +5,7 @@
 #include "common/scope.h"
 #include "proto/keys.h"
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 extern const char functions_lua[]; /* proto/functions.lua, embedded by the build */
 extern const size_t functions_lua_length;
 
-enum standing { OFFLINE, STANDBY, LEADING };
+enum standing { OFFLINE, STANDBY, LEADING, REGAINING };
 
 struct election {
     struct redis_client *redis;
@@ -54,6 +55,8 @@ is_number(const redisReply *reply, size_t i)
            reply->element[i]->type == REDIS_REPLY_INTEGER;
 }
 
+static void elect(struct election *self);
+
 static void
 on_renewed(void *context, const redisReply *reply)
 {
@@ -63,7 +66,12 @@ on_renewed(void *context, const redisReply *reply)
         return;
     }
     if (is_number(reply, 0) && reply->element[0]->integer == 0) {
-        lost(self);
+        if (strcmp(self->run_id, self->seen_run) == 0) {
+            lost(self);
+        } else {
+            self->standing = REGAINING;
+            elect(self);
+        }
         return;
     }
     if (!is_number(reply, 1)) {
@@ -90,17 +98,10 @@ renew(struct election *self)
 static bool
 key_parse(const redisReply *reply, uint8_t out[32])
 {
-    if (reply->type != REDIS_REPLY_STRING || reply->len != 64) {
-        return false;
-    }
-    for (size_t i = 0; i < 32; i++) {
-        unsigned value;
-        if (sscanf(reply->str + 2 * i, "%2x", &value) != 1) {
-            return false;
-        }
-        out[i] = (uint8_t)value;
-    }
-    return true;
+    size_t length = 0;
+    return reply->type == REDIS_REPLY_STRING && reply->len == 64 &&
+           sodium_hex2bin(out, 32, reply->str, reply->len, NULL, &length, NULL) == 0 &&
+           length == 32;
 }
 
 static void
@@ -108,7 +109,8 @@ on_elect(void *context, const redisReply *reply)
 {
     struct election *self = context;
     self->asked = false;
-    if (reply == NULL || self->standing != STANDBY) {
+    bool regaining = self->standing == REGAINING;
+    if (reply == NULL || (self->standing != STANDBY && !regaining)) {
         return;
     }
     if (!is_number(reply, 0)) {
@@ -117,7 +119,9 @@ on_elect(void *context, const redisReply *reply)
         return;
     }
     if (reply->element[0]->integer == 0) {
-        if (!self->told_waiting) {
+        if (regaining) {
+            lost(self);
+        } else if (!self->told_waiting) {
             self->told_waiting = true;
             log_info("standby leader=\"%s\"", reply->element[1]->str);
         }
@@ -135,8 +139,9 @@ on_elect(void *context, const redisReply *reply)
     term.token = self->token;
     term.number = strtoull(self->token, NULL, 10);
     term.sequence = strtoull(reply->element[2]->str, NULL, 10);
-    log_info("leader-elected epoch=%llu", (unsigned long long)term.number);
-    self->events.on_elected(self->events.context, &term);
+    log_info("leader-elected epoch=%llu%s", (unsigned long long)term.number,
+             regaining ? " regained=yes" : "");
+    (regaining ? self->events.on_regained : self->events.on_elected)(self->events.context, &term);
 }
 
 static void
@@ -145,7 +150,7 @@ elect(struct election *self)
     char random[17];
     char key[65];
     hex16(random);
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         hex16(key + 16 * i);
     }
     self->asked = true;
@@ -158,13 +163,14 @@ on_timer(void *context)
 {
     struct election *self = context;
     bool leading = self->standing == LEADING;
+    bool standing = self->standing == STANDBY || self->standing == REGAINING;
     timer_in_ms(self->timer, leading ? LIMIT_RENEW_MS : LIMIT_STANDBY_POLL_MS);
     if (self->asked || !redis_client_is_up(self->redis) || self->resigned != NULL) {
         return;
     }
     if (leading) {
         renew(self);
-    } else if (self->standing == STANDBY) {
+    } else if (standing) {
         elect(self);
     }
 }

@@ -8,8 +8,9 @@
  *
  * A term lasts LIMIT_LEADER_TTL_MS from each renewal. While Redis is away a leader keeps its term:
  * it can commit nothing, so it promises nothing, and its renewal succeeds as long as nobody else
- * was elected. A Redis that could lose acknowledged jobs by its configuration (appendonly off, a
- * policy other than noeviction) is refused, unless `accept_volatile`.
+ * was elected. A leader that finds its term gone from a restarted Redis stands for election at once
+ * and keeps its memory if it wins. A Redis that could lose acknowledged jobs by its configuration
+ * (appendonly off, a policy other than noeviction) is refused, unless `accept_volatile`.
  */
 #include "common/redis_client.h"
 
@@ -24,6 +25,9 @@ struct term {
 
 struct election_events {
     void (*on_elected)(void *context, const struct term *term);
+    /* Redis lost its tail and with it our term, and nobody else was elected: a new term of ours.
+     * The memory is still the truth. */
+    void (*on_regained)(void *context, const struct term *term);
     /* Somebody else leads now. */
     void (*on_lost)(void *context);
     /* Redis answers again and the term stands; restarted: it is not the process it was. */

@@ -63,7 +63,7 @@ index_take(struct jobs *self)
         return index;
     }
     if (self->n_used == self->n_blocks * BLOCK_JOBS) {
-        struct job **blocks = calloc(self->n_blocks + 1, sizeof *blocks);
+        struct job **blocks = calloc(self->n_blocks + 1, sizeof(void *));
         struct job *block = calloc(BLOCK_JOBS, sizeof *block);
         if (blocks == NULL || block == NULL) {
             free(blocks);
@@ -71,7 +71,7 @@ index_take(struct jobs *self)
             return JOB_NOBODY;
         }
         if (self->n_blocks > 0) {
-            memcpy(blocks, self->blocks, self->n_blocks * sizeof *blocks);
+            memcpy(blocks, self->blocks, self->n_blocks * sizeof(void *));
         }
         free(self->blocks);
         self->blocks = blocks;

@@ -6,6 +6,7 @@
 #include "proto/keys.h"
 #include <assert.h>
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +27,10 @@ struct store {
     struct timer *sweep, *look;
     struct record_unpacker unpacker;
     char *token;
-    uint32_t full_retention_s; /* as the operator asked */
-    uint32_t retention_s;      /* as Redis's memory allows */
-    uint64_t next_n;
+    uint32_t full_retention_s;   /* as the operator asked */
+    uint32_t retention_s;        /* as Redis's memory allows */
+    uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
+    bool asking;                 /* what Redis knows is not known: nothing is sent */
     struct op_queue waiting;
     struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
     struct message message;
@@ -96,7 +98,7 @@ batch_fill(struct store *self, struct batch *batch)
     batch->end_only = true;
     while (self->waiting.first != NULL && !is_full(&batch->ops)) {
         struct packed_op *op = op_queue_take(&self->waiting);
-        batch->end_only &= op->kind != OP_SUBMIT && op->kind != OP_RESTORE;
+        batch->end_only &= op->kind != OP_SUBMIT;
         op_queue_append(&batch->ops, op);
     }
     batch->n = self->next_n++;
@@ -140,7 +142,7 @@ store_flush(void *context)
 {
     struct store *self = context;
     self->depth++;
-    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead; i++) {
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead && !self->asking; i++) {
         struct batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
             batch_fill(self, batch);
@@ -159,9 +161,14 @@ store_commit(struct store *self, const struct op *op)
     kick_now(self->kick);
 }
 
+static void ask_last(struct store *self);
+
 void
 store_up(struct store *self)
 {
+    if (self->asking) {
+        ask_last(self); /* the connection was lost before it was answered */
+    }
     kick_now(self->kick);
 }
 
@@ -185,28 +192,13 @@ reply_is(const redisReply *reply, const char *word)
            strcmp(reply->element[0]->str, word) == 0;
 }
 
-static bool
-parse_hex(const char *text, size_t length, uint8_t *out, size_t size)
-{
-    if (length != size * 2) {
-        return false;
-    }
-    for (size_t i = 0; i < size; i++) {
-        unsigned value;
-        if (sscanf(text + 2 * i, "%2x", &value) != 1) {
-            return false;
-        }
-        out[i] = (uint8_t)value;
-    }
-    return true;
-}
-
 /* What the letter of one op's answer means; a KNOWN takes the next extra. */
 static void
 op_answered(struct store *self, const struct packed_op *op, char letter, const redisReply *extra)
 {
     struct dispatch_event event = { .kind = EVENT_COMMITTED, .id = op->id };
     uint8_t hash[32];
+    size_t length = 0;
     switch (letter) {
     case 'E':
         event.outcome = COMMIT_EXISTS;
@@ -217,9 +209,10 @@ op_answered(struct store *self, const struct packed_op *op, char letter, const r
             !job_id_parse(extra->str, JOB_ID_TEXT, &event.first)) {
             log_error("store-bad-idempotency-value");
             event.outcome = COMMIT_NO_ROOM;
-        } else if (parse_hex(extra->str + JOB_ID_TEXT + 1, extra->len - JOB_ID_TEXT - 1, hash,
-                             sizeof hash)) {
-            event.body_hash = (struct slice){ hash, sizeof hash };
+        } else if (extra->len > JOB_ID_TEXT &&
+                   sodium_hex2bin(hash, sizeof hash, extra->str + JOB_ID_TEXT + 1,
+                                  extra->len - JOB_ID_TEXT - 1, NULL, &length, NULL) == 0) {
+            event.body_hash = (struct slice){ hash, (uint32_t)length };
         }
         break;
     case '-':
@@ -241,6 +234,7 @@ static void
 batch_answered(struct store *self, const redisReply *reply)
 {
     struct batch done = self->flight[0];
+    self->answered_n = done.n;
     done.ops.last = done.ops.first == NULL ? &done.ops.first : done.ops.last;
     for (uint32_t i = 1; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         self->flight[i - 1] = self->flight[i];
@@ -256,7 +250,10 @@ batch_answered(struct store *self, const redisReply *reply)
     size_t extras = 2;
     size_t i = 0;
     for (struct packed_op *op; (op = op_queue_take(&done.ops)) != NULL; i++) {
-        char letter = i < letters->len ? letters->str[i] : '-';
+        char letter = '-';
+        if (i < letters->len) {
+            letter = letters->str[i];
+        }
         const redisReply *extra = NULL;
         if (letter == 'K' && extras < reply->elements) {
             extra = reply->element[extras++];
@@ -344,6 +341,72 @@ on_batch_reply(void *context, const redisReply *reply)
         batch_reply(self, batch, reply);
     }
     store_leave(self);
+}
+
+/* ---- after a restart of Redis ---- */
+
+static void
+queue_move(struct op_queue *to, struct op_queue *from)
+{
+    for (struct packed_op *op; (op = op_queue_take(from)) != NULL;) {
+        op_queue_append(to, op);
+    }
+}
+
+/* Redis lacks batches that it had acknowledged: everything is committed again, then what waits. */
+static void
+restore(struct store *self, uint64_t last)
+{
+    struct op_queue held;
+    op_queue_setup(&held);
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        queue_move(&held, &self->flight[i].ops);
+        self->flight[i].n = 0;
+        self->flight[i].sent = false;
+    }
+    queue_move(&held, &self->waiting);
+    log_warn("redis-lost-tail batches=%llu", (unsigned long long)(self->answered_n - last));
+    self->next_n = last + 1;
+    self->answered_n = last;
+    self->events.on_tail_lost(self->events.context);
+    queue_move(&self->waiting, &held);
+}
+
+static void
+on_last(void *context, const redisReply *reply)
+{
+    struct store *self = context;
+    self->pending--;
+    self->depth++;
+    if (!self->dead && reply != NULL && reply->type != REDIS_REPLY_ERROR) {
+        uint64_t last = reply->type == REDIS_REPLY_STRING ? strtoull(reply->str, NULL, 10) : 0;
+        self->asking = false;
+        if (last < self->answered_n) {
+            restore(self, last);
+        }
+        kick_now(self->kick);
+    }
+    store_leave(self);
+}
+
+static void
+ask_last(struct store *self)
+{
+    self->pending++;
+    redis_client_call(self->redis, on_last, self, "HGET " KEY_META " last");
+}
+
+void
+store_restarted(struct store *self, const char *token)
+{
+    char *copy = strdup(token);
+    if (copy == NULL) {
+        abort();
+    }
+    free(self->token);
+    self->token = copy;
+    self->asking = true;
+    ask_last(self);
 }
 
 /* ---- fenced reads ---- */

@@ -14,6 +14,9 @@
  *                 ^              | connection lost, GAP      FENCED -> on_fenced, and nothing more
  *                 `--------------'
  *
+ * After a restart of Redis the number of its last batch is read first. If batches that it had
+ * acknowledged are gone, on_tail_lost asks for a restore, and what was in flight follows it.
+ *
  * The store serves one term: it is made when the election is won and destroyed when the term ends.
  */
 #include "broker/dispatch.h"
@@ -31,6 +34,9 @@ struct store_events {
     /* Workers that have not beaten for LIMIT_SUSPECT_MS, at Redis TIME redis_ms. */
     void (*on_sweep)(void *context, uint64_t redis_ms, const struct quiet_worker *quiet,
                      uint32_t n);
+    /* Redis came back without its last transitions: the callee commits with OP_RESTORE, now, all
+     * that it knows; these go before everything that waits. */
+    void (*on_tail_lost)(void *context);
     /* Somebody else leads: everything undone is void. The callee destroys the store. */
     void (*on_fenced)(void *context);
     void *context;
@@ -51,5 +57,9 @@ void store_commit(struct store *self, const struct op *op);
 void store_read(struct store *self, const struct inquiry *inquiry);
 /* The connection is back: sends again what was not answered. */
 void store_up(struct store *self);
+/* The same after Redis was restarted, when it may lack what it had acknowledged: the number of the
+ * last batch it knows tells (a log is cut at its end, never in the middle). `token`: of the term
+ * now. */
+void store_restarted(struct store *self, const char *token);
 /* Ops not yet answered. */
 uint32_t store_unanswered(const struct store *self);

@@ -343,7 +343,7 @@ exchange_refuse(struct http_exchange *exchange, int status, const char *detail)
     char body[512];
     int length = snprintf(body, sizeof body,
                           "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,"
-                          "\"detail\":\"%s\"}",
+                          "\"detail\":\"%s\",\"errors\":[]}",
                           http_phrase(status), status, detail);
     assert(length > 0 && (size_t)length < sizeof body);
     exchange->closes = true; /* where the next request begins is in doubt */

@@ -44,6 +44,7 @@ enum {
     LIMIT_RETENTION_LOW_PERCENT = 50, /* of maxmemory: from here on retention falls ... */
     LIMIT_RETENTION_HIGH_PERCENT = 80, /* ... down to the least here. rules 3 */
     LIMIT_MEMORY_LOOK_MS = 5000,    /* how often Redis is asked how full it is (choice) */
+    LIMIT_RETENTION_MAX_S = 30 * 86400, /* --retention-s (choice) */
     LIMIT_RETENTION_S = 86400,      /* a finished job's record; --retention-s */
 
     /* -- frames -- */

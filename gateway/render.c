@@ -17,8 +17,7 @@ job_view_unpack(struct record_unpacker *unpacker, const struct job_view *view,
     *out = (struct job_parts){ 0 };
     int rc = job_request_decode(unpacker, entry->request, &out->envelope, &out->body);
     if (rc == 0 && entry->result.length > 0) {
-        rc = unpack_struct(unpacker->result, &result_shape, entry->result.bytes,
-                           entry->result.length, &out->result, &used);
+        rc = unpack_struct(unpacker->result, &result_shape, entry->result, &out->result, &used);
         rc = rc == 0 && used != entry->result.length ? -EBADMSG : rc;
         out->has_result = rc == 0;
     }
@@ -264,7 +263,10 @@ render_job(struct buffer *out, const struct job_view *view, const struct job_par
     const struct job_header *header = &entry->header;
     bool queued = header->state == JOB_QUEUED;
     bool live = !job_is_terminal((enum job_state)header->state);
-    struct slice worker = entry->worker.length > 0 ? entry->worker : parts->result.worker;
+    struct slice worker = { 0 }; /* nobody's while it is queued */
+    if (!queued) {
+        worker = entry->worker.length > 0 ? entry->worker : parts->result.worker;
+    }
     char id[JOB_ID_TEXT + 1];
     job_id_print(&entry->id, id);
     put_open(out, '{');
@@ -277,7 +279,7 @@ render_job(struct buffer *out, const struct job_view *view, const struct job_par
     progress_write(out, entry, parts);
     put_key(out, "attempt");
     put_uint(out, header->grant);
-    word_or_null(out, "worker", queued ? (struct slice){ 0 } : worker);
+    word_or_null(out, "worker", worker);
     time_or_null(out, "created_at", header->submit_ms);
     put_key(out, "seed");
     put_uint(out, parts->body.seed);

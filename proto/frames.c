@@ -142,7 +142,8 @@ static const struct field job_entry_fields[] = {
 };
 SHAPE_OF(job_entry);
 
-static const struct field job_entries_fields[] = { LIST(job_entries, entries, LIMIT_LIST, job_entry) };
+static const struct field job_entries_fields[] = { LIST(job_entries, entries, LIMIT_LIST,
+                                                        job_entry) };
 SHAPE_OF(job_entries);
 
 static const struct field held_lease_fields[] = {
@@ -336,7 +337,9 @@ frame_decode(struct unpacker *unpacker, const void *bytes, size_t length, struct
     if (length > LIMIT_FRAME_BYTES) {
         return -EBADMSG;
     }
-    int rc = unpack_message(unpacker, bytes, length, lead, LEAD_COUNT, shape_of_lead, &out->empty);
+    struct slice message = { bytes, (uint32_t)length };
+    int rc = unpack_message(unpacker, message,
+                            &(struct message_head){ lead, LEAD_COUNT, shape_of_lead }, &out->empty);
     if (rc != 0) {
         return rc;
     }

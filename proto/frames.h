@@ -168,7 +168,7 @@ struct job_entry {
     struct slice message;
     struct slice request, result; /* empty unless `full` was asked, or the job has just ended */
 };
-struct job_entries { /* JOBS */
+struct job_entries {     /* JOBS */
     struct list entries; /* struct job_entry */
 };
 

@@ -164,11 +164,12 @@ request_decode(struct record_unpacker *unpacker, struct slice bytes, struct enve
 {
     size_t first = 0;
     size_t second = 0;
-    int rc = unpack_struct(unpacker->envelope, &envelope_shape, bytes.bytes, bytes.length, envelope,
-                           &first);
-    rc = rc ? rc
-            : unpack_struct(unpacker->body, &job_body_shape, (const uint8_t *)bytes.bytes + first,
-                            bytes.length - first, body, &second);
+    int rc = unpack_struct(unpacker->envelope, &envelope_shape, bytes, envelope, &first);
+    if (rc == 0) {
+        struct slice rest = { (const uint8_t *)bytes.bytes + first,
+                              bytes.length - (uint32_t)first };
+        rc = unpack_struct(unpacker->body, &job_body_shape, rest, body, &second);
+    }
     if (rc != 0) {
         return rc;
     }
@@ -213,8 +214,7 @@ job_record_decode(struct record_unpacker *unpacker, const void *bytes, size_t le
     if (!out->has_result) {
         return 0;
     }
-    rc = unpack_struct(unpacker->result, &result_shape, out->result_bytes.bytes,
-                       out->result_bytes.length, &out->result, &used);
+    rc = unpack_struct(unpacker->result, &result_shape, out->result_bytes, &out->result, &used);
     return rc == 0 && used != out->result_bytes.length ? -EBADMSG : rc;
 }
 

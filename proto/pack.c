@@ -473,46 +473,46 @@ unpack_first(struct unpacker *self, const void *bytes, size_t length, msgpack_ob
 }
 
 int
-unpack_struct(struct unpacker *self, const struct shape *shape, const void *bytes, size_t length,
-              void *out, size_t *used)
+unpack_struct(struct unpacker *self, const struct shape *shape, struct slice bytes, void *out,
+              size_t *used)
 {
     msgpack_object object;
-    int rc = unpack_first(self, bytes, length, &object, used);
+    int rc = unpack_first(self, bytes.bytes, bytes.length, &object, used);
     return rc != 0 ? rc : unpack_object(self, shape, &object, out);
 }
 
 int
-unpack_message(struct unpacker *self, const void *bytes, size_t length, uint64_t *lead,
-               uint32_t n_lead, shape_of_fn shape_of, void *out)
+unpack_message(struct unpacker *self, struct slice bytes, const struct message_head *head,
+               void *out)
 {
     msgpack_object object;
     size_t used = 0;
-    int rc = unpack_first(self, bytes, length, &object, &used);
+    int rc = unpack_first(self, bytes.bytes, bytes.length, &object, &used);
     if (rc != 0) {
         return rc;
     }
-    if (used != length) {
+    if (used != bytes.length) {
         (void)snprintf(self->error, sizeof self->error, "message: has bytes behind its end");
         return -EBADMSG;
     }
-    if (object.type != MSGPACK_OBJECT_ARRAY || object.via.array.size < n_lead) {
+    if (object.type != MSGPACK_OBJECT_ARRAY || object.via.array.size < head->n) {
         return -EBADMSG;
     }
-    for (uint32_t i = 0; i < n_lead; i++) {
+    for (uint32_t i = 0; i < head->n; i++) {
         if (object.via.array.ptr[i].type != MSGPACK_OBJECT_POSITIVE_INTEGER) {
             return -EBADMSG;
         }
-        lead[i] = object.via.array.ptr[i].via.u64;
+        head->values[i] = object.via.array.ptr[i].via.u64;
     }
-    const struct shape *shape = shape_of(lead);
+    const struct shape *shape = head->shape_of(head->values);
     if (shape == NULL) {
         (void)snprintf(self->error, sizeof self->error, "message: unknown kind");
         return -EBADMSG;
     }
-    if (object.via.array.size != n_lead + shape->n_fields) {
+    if (object.via.array.size != head->n + shape->n_fields) {
         return refuse(self, shape, "*", "has another number of fields than expected");
     }
-    return unpack_fields(self, shape, object.via.array.ptr + n_lead, out);
+    return unpack_fields(self, shape, object.via.array.ptr + head->n, out);
 }
 
 /* ---- texts ---- */

@@ -99,15 +99,20 @@ struct unpacker;
 int unpacker_new(struct unpacker **out); /* 0 or -ENOMEM */
 void unpacker_destroy(struct unpacker **self_p);
 
-/* Decodes `bytes`, which must be exactly one array of `n_lead` uints, put into `lead`, and then the
- * fields of the shape that shape_of(lead) names (NULL: refused). 0, or -EBADMSG with unpack_error()
- * saying which field is wrong and why; *out is then undefined. `out` must hold the shape's size. */
-typedef const struct shape *(*shape_of_fn)(const uint64_t *lead);
-int unpack_message(struct unpacker *self, const void *bytes, size_t length, uint64_t *lead,
-                   uint32_t n_lead, shape_of_fn shape_of, void *out);
+/* The uints at the head of a message, and what they say about the rest. */
+struct message_head {
+    uint64_t *values; /* put there */
+    uint32_t n;
+    const struct shape *(*shape_of)(const uint64_t *values); /* NULL: refused */
+};
+/* Decodes `bytes`, which must be exactly one array of the head's uints and then the fields of the
+ * shape that they name. 0, or -EBADMSG with unpack_error() saying which field is wrong and why;
+ * *out is then undefined. `out` must hold the shape's size. */
+int unpack_message(struct unpacker *self, struct slice bytes, const struct message_head *head,
+                   void *out);
 /* Decodes one struct at the start of `bytes` and tells how many bytes it took. */
-int unpack_struct(struct unpacker *self, const struct shape *shape, const void *bytes,
-                  size_t length, void *out, size_t *used);
+int unpack_struct(struct unpacker *self, const struct shape *shape, struct slice bytes, void *out,
+                  size_t *used);
 /* "submit.width: 70000 is over 65535": valid until the next call. */
 const char *unpack_error(const struct unpacker *self);
 

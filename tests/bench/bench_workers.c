@@ -185,13 +185,13 @@ static void
 on_leader(void *context, const redisReply *reply)
 {
     struct bench *bench = context;
+    char epoch[24];
     char door[160];
-    unsigned long long epoch;
     if (reply == NULL || reply->type != REDIS_REPLY_STRING ||
-        sscanf(reply->str, "%*s %llu %*s %159s", &epoch, door) != 2 || door[0] == '-') {
+        sscanf(reply->str, "%*s %23s %*s %159s", epoch, door) != 2 || door[0] == '-') {
         return;
     }
-    bench->epoch = epoch;
+    bench->epoch = strtoull(epoch, NULL, 10);
     for (uint32_t i = 0; i < bench->n_workers; i++) {
         struct bench_worker *worker = &bench->workers[i];
         if (worker->link == NULL && worker->incarnation != 0) {
