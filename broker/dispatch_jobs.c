@@ -51,7 +51,7 @@ job_move(struct dispatch *self, struct job *job, enum job_input input)
     enum job_state next = job_next(job->header.state, input);
     assert(next != JOB_NONE && job->pending == PENDING_NONE);
     job->was = job->header.state;
-    job->header.state = next;
+    job->header.state = (uint8_t)next;
     job->header.revision++;
     job->header.change_ms = self->now.redis_ms;
     job->pending = pending_of[input];
@@ -108,7 +108,7 @@ submit_refuse(struct dispatch *self, uint32_t gateway, const struct job_id *id,
         return VERDICT_REFUSED;
     }
     gateway_send(self, gateway, FRAME_REFUSED)->refused =
-        (struct refused){ *id, refusal, retry_after_s(self) };
+        (struct refused){ *id, (uint8_t)refusal, retry_after_s(self) };
     return VERDICT_REFUSED;
 }
 
@@ -251,7 +251,7 @@ ordeal_add(struct job *job, const struct reason *reason)
             break;
         }
     }
-    ordeal->code = reason->code;
+    ordeal->code = (uint8_t)reason->code;
     assert(reason->message.length <= sizeof ordeal->message); /* the frame's own limit */
     ordeal->n_message = (uint16_t)reason->message.length;
     if (ordeal->n_message > 0) {
@@ -294,7 +294,8 @@ job_answer(struct dispatch *self, struct job *job, enum job_state state)
 {
     for (uint32_t i = 0; i < LIMIT_GATEWAYS; i++) {
         if (job->askers >> i & 1) {
-            gateway_send(self, i, FRAME_ANSWER)->answer = (struct answer){ job->id, state };
+            gateway_send(self, i, FRAME_ANSWER)->answer =
+                (struct answer){ job->id, (uint8_t)state };
         }
     }
     job->askers = 0;

@@ -1,10 +1,12 @@
 #pragma once
 /*
- * dispatch_private — what the four files of the core share; nobody else includes it.
+ * dispatch_private — what the files of the core share; nobody else includes it.
  *
  *   dispatch.c         events in, time, rebuild
  *   dispatch_jobs.c    transitions of a job: begin (commit leaves) and committed (effects leave)
- *   dispatch_workers.c sessions, leases, results, eviction, the match of pulls and jobs
+ *   dispatch_workers.c sessions, leases, results
+ *   dispatch_match.c   pulls meet jobs
+ *   dispatch_silence.c who is silent, and who is evicted for it
  *   dispatch_watch.c   gateways' sessions, answers to STATUS, events to watchers, positions
  */
 #include "broker/dispatch.h"
@@ -56,18 +58,26 @@ struct lease job_lease(const struct job *job);
 /* -- dispatch_workers.c -- */
 enum verdict worker_frame(struct dispatch *self, const struct dispatch_event *event);
 enum verdict worker_record(struct dispatch *self, const struct dispatch_event *event);
-void worker_sweep(struct dispatch *self, const struct dispatch_event *event);
-void worker_second(struct dispatch *self); /* once a second */
 void worker_gone(struct dispatch *self, const struct peer *peer);
 /* Sends to the worker that holds or held the job's lease, if it still has a session. */
 void worker_tell(struct dispatch *self, const struct job *job, enum frame_kind kind);
 void worker_send_job(struct dispatch *self, uint32_t index, bool again);
 /* The worker whose incarnation holds the job's lease, or ROSTER_NOBODY. */
 uint32_t worker_of(const struct dispatch *self, const struct job *job);
+/* Ends a lease that its worker no longer holds; every lease of the list that `held` does not name.
+ */
+void release_lost(struct dispatch *self, uint32_t index, enum fail_code code, bool counted);
+void release_unheld(struct dispatch *self, struct job_list *list, const struct list *held);
+
+/* -- dispatch_match.c -- */
 /* Gives free workers what they can take: the one in `slot`, or those that can take job `index`. */
 void worker_serve(struct dispatch *self, uint32_t slot);
 void worker_offer(struct dispatch *self, uint32_t index);
 void worker_rematch(struct dispatch *self);
+
+/* -- dispatch_silence.c -- */
+void worker_sweep(struct dispatch *self, const struct dispatch_event *event);
+void worker_second(struct dispatch *self); /* once a second */
 
 /* -- dispatch_watch.c -- */
 enum verdict gateway_frame(struct dispatch *self, const struct dispatch_event *event);

@@ -118,7 +118,7 @@ entry_fill(struct dispatch *self, const struct job *job, bool full, struct job_e
     struct standing standing = job_standing(self, job);
     entry->id = job->id;
     entry->header = job->header;
-    entry->header.state = job_told_state(job);
+    entry->header.state = (uint8_t)job_told_state(job);
     entry->header.revision -= job->pending != PENDING_NONE;
     entry->position = standing.position;
     entry->eta_s = standing.eta_s;

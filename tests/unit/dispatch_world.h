@@ -4,8 +4,8 @@
  *
  * For tests. Every frame that the core sends is encoded and decoded, so that what it sends obeys
  * the tables. Commits are answered at once (w.auto_commit) or wait for commit(). Workers behave as
- * PROTOCOL.md says: they take JOBs, list what they hold, forget on ACK, STALE and STOP; w.deaf loses
- * what is sent to them. Time moves with at() and later(); Redis TIME goes along.
+ * PROTOCOL.md says: they take JOBs, list what they hold, forget on ACK, STALE and STOP; w.deaf
+ * loses what is sent to them. Time moves with at() and later(); Redis TIME goes along.
  */
 #include "broker/dispatch_private.h"
 #include "common/scope.h"
@@ -47,7 +47,6 @@ struct world {
     bool auto_commit;
     bool deaf; /* frames to workers are lost */
     struct unpacker *unpacker;
-    struct record_unpacker request_unpacker;
     struct sent sent[LOG];
     uint32_t n_sent;
     struct commit commits[LOG]; /* unanswered from commit_next on */
@@ -57,7 +56,12 @@ struct world {
     struct paper_worker workers[PEERS];
     uint64_t gateways[PEERS]; /* sessions */
     uint64_t sessions;        /* given out so far */
+    uint64_t epoch;           /* of the broker's term */
     struct frame frame;       /* the one that seen() decoded */
+    /* told of everything that leaves, if set */
+    void (*on_frame)(const struct peer *to, const struct frame *frame);
+    void (*on_op)(const struct op *op);
+    void (*on_read)(const struct inquiry *inquiry);
 };
 static struct world w;
 
@@ -79,9 +83,9 @@ peer_of(enum door_side side, uint32_t n)
 static inline const char *
 worker_name(uint32_t n)
 {
-    static const char *const names[PEERS] = { "mia",  "ben", "ada", "eva", "tom", "kim", "leo",
-                                              "zoe",  "ivo", "uma", "pia", "max", "ole", "ida",
-                                              "noah", "lea" };
+    static const char *const names[PEERS] = { "mia", "ben", "ada",  "eva", "tom", "kim",
+                                              "leo", "zoe", "ivo",  "uma", "pia", "max",
+                                              "ole", "ida", "noah", "lea" };
     return names[n];
 }
 
@@ -128,6 +132,9 @@ perform(void)
             struct frame again;
             cr_assert_eq(frame_decode(w.unpacker, sent->bytes.bytes, sent->bytes.length, &again), 0,
                          "%s", unpack_error(w.unpacker));
+            if (w.on_frame != NULL) {
+                w.on_frame(&sent->peer, &again);
+            }
             if (sent->peer.side == DOOR_WORKERS) {
                 paper_receives(sent->peer.id[4], &again);
             }
@@ -141,8 +148,14 @@ perform(void)
                                        .attempt = effect->op.reason.attempt };
             memcpy(commit->worker, effect->op.worker.bytes ? effect->op.worker.bytes : "",
                    effect->op.worker.length);
+            if (w.on_op != NULL) {
+                w.on_op(&effect->op);
+            }
         } else {
             w.reads[w.n_reads++ % LOG] = effect->inquiry;
+            if (w.on_read != NULL) {
+                w.on_read(&effect->inquiry);
+            }
         }
     }
 }
@@ -226,9 +239,9 @@ seen_nth(enum frame_kind kind, uint32_t nth)
 {
     for (uint32_t i = 0; i < w.n_sent && i < LOG; i++) {
         if (w.sent[i].kind == kind && nth-- == 0) {
-            cr_assert_eq(frame_decode(w.unpacker, w.sent[i].bytes.bytes, w.sent[i].bytes.length,
-                                      &w.frame),
-                         0);
+            cr_assert_eq(
+                frame_decode(w.unpacker, w.sent[i].bytes.bytes, w.sent[i].bytes.length, &w.frame),
+                0);
             return &w.frame;
         }
     }
@@ -318,7 +331,7 @@ static inline enum verdict
 gateway_says(uint32_t n, struct frame frame)
 {
     frame.session = w.gateways[n];
-    frame.epoch = EPOCH;
+    frame.epoch = w.epoch;
     return say_frame(peer_of(DOOR_GATEWAYS, n), &frame, NULL);
 }
 
@@ -326,7 +339,7 @@ static inline enum verdict
 worker_says(uint32_t n, struct frame frame)
 {
     frame.session = w.workers[n].session;
-    frame.epoch = EPOCH;
+    frame.epoch = w.epoch;
     return say_frame(peer_of(DOOR_WORKERS, n), &frame, NULL);
 }
 
@@ -337,10 +350,11 @@ gateway_hello(uint32_t n)
     snprintf(url, sizeof url, "http://10.0.0.%u:8081", n);
     struct upload_base base = { slice_of(url) };
     w.gateways[n] = ++w.sessions;
-    return gateway_says(n, (struct frame){ .kind = FRAME_GATEWAY_HELLO,
-                                           .gateway_hello = { PROTOCOL_VERSION, slice_of("gate"),
-                                                              slice_of("store"), { &base, 1 },
-                                                              false } });
+    return gateway_says(
+        n, (struct frame){
+               .kind = FRAME_GATEWAY_HELLO,
+               .gateway_hello = {
+                   PROTOCOL_VERSION, slice_of("gate"), slice_of("store"), { &base, 1 }, false } });
 }
 
 /* HELLO on a new session, listing what the worker holds. */
@@ -380,16 +394,17 @@ worker_state(uint32_t n, uint8_t pull)
 {
     struct held_lease held[HELD];
     memcpy(held, w.workers[n].held, sizeof held);
-    return worker_says(n, (struct frame){ .kind = FRAME_WORKER_STATE,
-                                          .worker_state = { pull, w.workers[n].last_job,
-                                                            { held, w.workers[n].n_held } } });
+    return worker_says(
+        n, (struct frame){
+               .kind = FRAME_WORKER_STATE,
+               .worker_state = { pull, w.workers[n].last_job, { held, w.workers[n].n_held } } });
 }
 
 static inline enum verdict
 worker_done(uint32_t n, struct lease lease)
 {
-    return worker_says(n, (struct frame){ .kind = FRAME_DONE,
-                                          .done = { lease, slice_of("the result") } });
+    return worker_says(
+        n, (struct frame){ .kind = FRAME_DONE, .done = { lease, slice_of("the result") } });
 }
 
 static inline enum verdict
@@ -406,8 +421,8 @@ worker_fail(uint32_t n, struct lease lease, enum fail_code code, bool counted)
 static inline enum verdict
 worker_progress(uint32_t n, struct lease lease, uint8_t step_done)
 {
-    return worker_says(n, (struct frame){ .kind = FRAME_PROGRESS,
-                                          .progress = { lease, step_done, 8 } });
+    return worker_says(
+        n, (struct frame){ .kind = FRAME_PROGRESS, .progress = { lease, step_done, 8 } });
 }
 
 /* -- submits -- */
@@ -438,10 +453,9 @@ submit_from(uint32_t gateway, uint32_t n, const struct envelope *envelope, bool 
 {
     CLEANUP(buffer_destroy) struct buffer request = { 0 };
     request_pack(&request, envelope);
-    struct frame frame = { .kind = FRAME_SUBMIT, .session = w.gateways[gateway], .epoch = EPOCH };
-    frame.submit = (struct submit){ job_named(n),
-                                    { request.bytes, (uint32_t)request.length },
-                                    watch };
+    struct frame frame = { .kind = FRAME_SUBMIT, .session = w.gateways[gateway], .epoch = w.epoch };
+    frame.submit =
+        (struct submit){ job_named(n), { request.bytes, (uint32_t)request.length }, watch };
     return say_frame(peer_of(DOOR_GATEWAYS, gateway), &frame, envelope);
 }
 
@@ -464,8 +478,8 @@ submit_as(uint32_t n, const char *tenant, enum job_class class_)
 static inline enum verdict
 cancel_as(uint32_t n, const char *tenant)
 {
-    return gateway_says(0, (struct frame){ .kind = FRAME_CANCEL,
-                                           .cancel = { job_named(n), slice_of(tenant) } });
+    return gateway_says(
+        0, (struct frame){ .kind = FRAME_CANCEL, .cancel = { job_named(n), slice_of(tenant) } });
 }
 
 static inline enum verdict
@@ -484,8 +498,8 @@ static inline enum verdict
 ask(enum frame_kind kind, uint32_t gateway, uint32_t n, bool full)
 {
     struct named_job named = { job_named(n) };
-    return gateway_says(gateway, (struct frame){ .kind = kind,
-                                                 .named_jobs = { { &named, 1 }, full } });
+    return gateway_says(gateway,
+                        (struct frame){ .kind = kind, .named_jobs = { { &named, 1 }, full } });
 }
 
 /* -- Redis -- */
@@ -528,18 +542,25 @@ sweep(const struct quiet_worker *quiet, uint32_t n)
 /* -- a broker -- */
 
 static inline void
-open_empty(uint32_t max_jobs, uint64_t max_bytes)
+dispatch_open(uint32_t max_jobs, uint64_t max_bytes)
 {
     static const uint8_t key[32] = "key";
-    memset(&w, 0, sizeof w);
-    struct dispatch_config config = { .epoch = EPOCH,
-                                      .epoch_hash = EPOCH_HASH,
+    struct dispatch_config config = { .epoch = w.epoch,
+                                      .epoch_hash = EPOCH_HASH + (uint32_t)w.epoch - EPOCH,
                                       .max_jobs = max_jobs,
                                       .max_bytes = max_bytes,
                                       .retention_s = 86400,
                                       .name = "broker",
                                       .upload_key = key };
     cr_assert_eq(dispatch_new(&w.d, &config), 0);
+}
+
+static inline void
+open_empty(uint32_t max_jobs, uint64_t max_bytes)
+{
+    memset(&w, 0, sizeof w);
+    w.epoch = EPOCH;
+    dispatch_open(max_jobs, max_bytes);
     cr_assert_eq(unpacker_new(&w.unpacker), 0);
     w.auto_commit = true;
     at(0);
@@ -559,15 +580,6 @@ open_broker(void)
     open_empty(LIMIT_JOBS, 1ULL << 31);
     loaded();
     gateway_hello(0);
-}
-
-/* The same, and worker 0 with `pull` free places. */
-static inline void
-open_with_worker(uint8_t pull)
-{
-    open_broker();
-    worker_in(0, 100);
-    worker_state(0, pull);
 }
 
 static inline void

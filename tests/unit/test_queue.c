@@ -204,7 +204,8 @@ Test(queue, a_worker_gets_only_what_it_can_take)
     who = all();
     queue_remove(&queue, index);
     who.features = 4;
-    cr_assert_eq(queue_pick(&queue, &who, avoids_nothing, NULL), JOB_NOBODY, "a feature is missing");
+    cr_assert_eq(queue_pick(&queue, &who, avoids_nothing, NULL), JOB_NOBODY,
+                 "a feature is missing");
     who.features = 7;
     cr_assert_eq(queue_pick(&queue, &who, avoids_nothing, NULL), special);
 }
@@ -317,7 +318,8 @@ Test(queue, ahead_counts_what_a_worker_able_to_take_this_one_can_take)
     const struct capability *list[] = { &turbo, &both };
     cr_assert_eq(queue_ahead(&queue, job_at(&jobs, last), list, 1).jobs, 1);
     cr_assert_eq(queue_ahead(&queue, job_at(&jobs, last), list, 2).jobs, 2);
-    cr_assert_eq(queue_ahead(&queue, job_at(&jobs, last), list, 0).jobs, 1, "its own bucket always");
+    cr_assert_eq(queue_ahead(&queue, job_at(&jobs, last), list, 0).jobs, 1,
+                 "its own bucket always");
 }
 
 Test(queue, a_tenant_table_that_is_full_reuses_who_has_no_jobs)
