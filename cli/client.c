@@ -1,4 +1,5 @@
 #include "cli/client.h"
+#include "cli/arguments.h"
 #include "cli/interrupt.h"
 #include "common/clock.h"
 #include "common/scope.h"
@@ -39,32 +40,6 @@ client_say(struct client *self, int status, const char *format, ...)
     return status;
 }
 
-/* config knows --names only: -o FILE and -oFILE become --output. */
-static char **
-arguments_long(int argc, char **argv, char *attached, size_t size)
-{
-    static char output[] = "--output";
-    char **out = calloc((size_t)argc + 1, sizeof *out);
-    bool options_end = false;
-    if (out == NULL) {
-        abort();
-    }
-    for (int i = 0; i < argc; i++) {
-        out[i] = argv[i];
-        options_end = options_end || strcmp(argv[i], "--") == 0;
-        if (options_end || strncmp(argv[i], "-o", 2) != 0) {
-            continue;
-        }
-        if (argv[i][2] == '\0') {
-            out[i] = output;
-        } else {
-            (void)snprintf(attached, size, "--output=%s", argv[i] + 2);
-            out[i] = attached;
-        }
-    }
-    return out;
-}
-
 static int
 options_read(struct client *self, const struct client_command *command, int argc, char **argv,
              const char **address)
@@ -72,7 +47,6 @@ options_read(struct client *self, const struct client_command *command, int argc
     struct option options[OPTIONS_MAX];
     struct config_common common;
     struct string_list positionals = { .count = 0 };
-    char attached[4096 + 16];
     const struct option shared[] = {
         { "server", OPTION_STRING, address, "URL", "The server to ask.", 0, 0, false },
         { "timeout", OPTION_INT, &self->timeout_s, "S",
@@ -80,7 +54,9 @@ options_read(struct client *self, const struct client_command *command, int argc
         { "json", OPTION_BOOL, &self->json, NULL,
           "Print the server's JSON instead of lines for people.", 0, 0, false },
     };
-    memcpy(options, command->options, command->n_options * sizeof *options);
+    if (command->n_options > 0) {
+        memcpy(options, command->options, command->n_options * sizeof *options);
+    }
     memcpy(options + command->n_options, shared, sizeof shared);
     const struct program program = { .name = command->name,
                                      .role = "client",
@@ -89,7 +65,7 @@ options_read(struct client *self, const struct client_command *command, int argc
                                      .n_options = command->n_options + ARRAY_LENGTH(shared),
                                      .positional = command->positional,
                                      .positionals = &positionals };
-    char **words = arguments_long(argc, argv, attached, sizeof attached);
+    char **words = arguments_long(argc, argv);
     int rc = config_load(&self->config, &common, &program, argc, words);
     free(words);
     if (rc != 0 || command->positional == NULL) {
@@ -169,13 +145,14 @@ client_refused(struct client *self, const struct answer *answer)
         text_fit(text, sizeof text, detail, sizeof text, utf8);
         (void)client_say(self, 0, "the server refused: %s (%d)", text, answer->status);
     }
-    json_array_foreach((json_t *)(uintptr_t)errors, i, item)
+    json_array_foreach((json_t *)errors, i, item)
     {
         const char *field = json_string_value(json_object_get(item, "field"));
         const char *message = json_string_value(json_object_get(item, "message"));
         char line[1024];
         (void)snprintf(line, sizeof line, "%s%s%s", field != NULL ? field : "",
-                       field != NULL && field[0] != '\0' ? " " : "", message != NULL ? message : "");
+                       field != NULL && field[0] != '\0' ? " " : "",
+                       message != NULL ? message : "");
         text_fit(text, sizeof text, line, sizeof text, utf8);
         (void)fprintf(stderr, "  %s\n", text);
     }
@@ -218,9 +195,9 @@ client_job_path(struct client *self, const char *id, const char *rest, char out[
 {
     struct job_id parsed;
     if (!job_id_parse(id, strlen(id), &parsed)) {
-        return client_say(self, EXIT_USAGE,
-                          "\"%.64s\" is no job id; it has 26 letters and digits, as submit tells it",
-                          id);
+        return client_say(
+            self, EXIT_USAGE,
+            "\"%.64s\" is no job id; it has 26 letters and digits, as submit tells it", id);
     }
     (void)snprintf(out, LIMIT_URL, "/v1/jobs/%s%s", id, rest);
     return 0;

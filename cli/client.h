@@ -11,29 +11,30 @@
 struct client_command {
     const char *name; /* "drawbar submit" */
     const char *summary;
-    const char *positional; /* for --help; exactly one is required. NULL: none is taken */
+    const char *positional;       /* for --help; exactly one is required. NULL: none is taken */
     const struct option *options; /* its own, besides those of every client */
     size_t n_options;
 };
 
 struct client {
-    const char *name; /* of the command */
+    const char *name;     /* of the command */
     const char *argument; /* the positional one */
     bool json;
-    int64_t timeout_s; /* 0: none */
-    int64_t deadline_ms; /* clock_mono_ms(); 0: none */
+    int64_t timeout_s;       /* 0: none */
+    int64_t deadline_ms;     /* clock_mono_ms(); 0: none */
     bool answers_interrupts; /* Ctrl-C ends what is under way with -EINTR, and the time-out holds */
     struct config *config;
     struct server *server;
     struct progress progress; /* on standard error */
 };
 
-/* Reads options, connects to nothing yet. 0, or the exit status to leave with in *status and an rc. */
+/* Reads options, connects to nothing yet. 0, or the exit status to leave with in *status and an rc.
+ */
 int client_open(struct client *self, const struct client_command *command, int argc, char **argv,
                 int *status);
 void client_close(struct client *self);
-/* Asks. 0: the answer is a success (2xx). Otherwise what is wrong is printed, and the exit status is
- * returned; -EINTR and -ETIME (Ctrl-C, --timeout) are passed on for the caller to explain. */
+/* Asks. 0: the answer is a success (2xx). Otherwise what is wrong is printed, and the exit status
+ * is returned; -EINTR and -ETIME (Ctrl-C, --timeout) are passed on for the caller to explain. */
 int client_ask(struct client *self, const struct question *question, struct answer *answer);
 /* Tells a refusal as the server put it, field by field. Returns EXIT_REFUSED. */
 int client_refused(struct client *self, const struct answer *answer);

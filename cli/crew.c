@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +49,7 @@ exec_words(const char *const *words, char *const *environment)
     }
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)execve(words[0], (char *const *)(uintptr_t)words, environment);
+    (void)execve(words[0], (char *const *)words, environment);
     (void)dprintf(STDERR_FILENO, "cannot run %s: %s\n", words[0], strerror(errno));
     _exit(127);
 }
@@ -257,6 +258,17 @@ crew_stop(struct crew *self)
 
 /* -- ends, and time -- */
 
+/* "log/broker.log": the rest is known from the banner. */
+static const char *
+last_parts(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    while (name != NULL && name > path && name[-1] != '/') {
+        name--;
+    }
+    return name != NULL ? name : path;
+}
+
 static void
 seat_ended(struct crew *self, struct seat *seat, int status)
 {
@@ -271,14 +283,14 @@ seat_ended(struct crew *self, struct seat *seat, int status)
         stop_go_on(self);
     } else if (self->state == CREW_UP) {
         bool steady = now_ms - seat->started_ms >= LIMIT_UP_STEADY_MS;
-        seat->back_off_ms = steady || seat->back_off_ms == 0 ? LIMIT_RESTART_MIN_MS
-                                                             : 2 * seat->back_off_ms;
+        seat->back_off_ms =
+            steady || seat->back_off_ms == 0 ? LIMIT_RESTART_MIN_MS : 2 * seat->back_off_ms;
         if (seat->back_off_ms > LIMIT_RESTART_MAX_MS) {
             seat->back_off_ms = LIMIT_RESTART_MAX_MS;
         }
         seat->restart_ms = now_ms + seat->back_off_ms;
         tell(self, "%s ended (%s); started again in %.1f s, see %s", seat->member.name, why,
-             (double)seat->back_off_ms / 1000, seat->member.log_path);
+             (double)seat->back_off_ms / 1000, last_parts(seat->member.log_path));
     }
 }
 

@@ -2,15 +2,17 @@
 /*
  * crew — processes that are kept alive, in an order.
  *
- *     crew_add ... --crew_start--> STARTING rank by rank --all ready--> UP --crew_stop--> STOPPING --> over
+ *     crew_add ... --crew_start--> STARTING rank by rank --all ready--> UP --crew_stop--> STOPPING
+ * --> over
  *
  * A member of a rank starts when all members of lower ranks are ready; they stop in the opposite
- * order. A member that ends while the crew is UP is started again after LIMIT_RESTART_MIN_MS, doubling
- * to LIMIT_RESTART_MAX_MS while it does not live for LIMIT_UP_STEADY_MS. One that ends, or is not
- * ready in time, while the crew is STARTING fails the start.
+ * order. A member that ends while the crew is UP is started again after LIMIT_RESTART_MIN_MS,
+ * doubling to LIMIT_RESTART_MAX_MS while it does not live for LIMIT_UP_STEADY_MS. One that ends, or
+ * is not ready in time, while the crew is STARTING fails the start.
  *
- * Each member is a session of its own, so that a Ctrl-C of the terminal reaches us alone and the order
- * holds; it is killed with us whatever happens to us (PR_SET_PDEATHSIG). What it writes goes to its log.
+ * Each member is a session of its own, so that a Ctrl-C of the terminal reaches us alone and the
+ * order holds; it is killed with us whatever happens to us (PR_SET_PDEATHSIG). What it writes goes
+ * to its log.
  */
 #include "common/reactor.h"
 #include <sys/types.h>
@@ -28,16 +30,17 @@ struct crew_member {
     void *context;
     char *const *environment; /* borrowed */
     const char *log_path;     /* borrowed */
-    const char *ready_path;   /* borrowed; it is ready when this file is there. NULL: crew_mark_ready */
+    const char
+        *ready_path; /* borrowed; it is ready when this file is there. NULL: crew_mark_ready */
 };
 
 struct crew_events {
-    void (*on_up)(void *context);                         /* all are ready, for the first time */
-    void (*on_ready)(void *context, uint32_t index);      /* one is, each time it was started */
+    void (*on_up)(void *context);                    /* all are ready, for the first time */
+    void (*on_ready)(void *context, uint32_t index); /* one is, each time it was started */
     void (*on_failed)(void *context, uint32_t index, const char *why); /* the start failed */
-    void (*on_news)(void *context, const char *line);     /* for people: one ended, is started again */
-    void (*on_over)(void *context);                       /* crew_stop() is done: nobody lives */
-    void (*on_guest)(void *context, int status);          /* the guest ended; as of wait(2) */
+    void (*on_news)(void *context, const char *line); /* for people: one ended, is started again */
+    void (*on_over)(void *context);                   /* crew_stop() is done: nobody lives */
+    void (*on_guest)(void *context, int status);      /* the guest ended; as of wait(2) */
     void *context;
 };
 

@@ -2,8 +2,8 @@
 /*
  * event_stream — reads Server-Sent Events out of bytes as they come. Pure.
  *
- * Lines may end in LF, CR or CRLF; comments and unknown fields are skipped; an event without data is
- * none. The id of the last event is kept over events that have none.
+ * Lines may end in LF, CR or CRLF; comments and unknown fields are skipped; an event without data
+ * is none. The id of the last event is kept over events that have none.
  */
 #include "common/limits.h"
 #include <stdbool.h>

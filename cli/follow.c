@@ -148,10 +148,9 @@ weigh(struct follow *self, int rc)
 int
 follow_job(struct client *client, struct job *job)
 {
-    struct follow self = { .client = client,
-                           .job = job,
-                           .heard_ms = clock_mono_ms(),
-                           .pause_ms = LIMIT_ASK_AGAIN_MS };
+    struct follow self = {
+        .client = client, .job = job, .heard_ms = clock_mono_ms(), .pause_ms = LIMIT_ASK_AGAIN_MS
+    };
     if (event_stream_new(&self.stream, on_event, &self) != 0) {
         abort();
     }

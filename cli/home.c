@@ -16,7 +16,7 @@
 /* The longest path below, with room for temporary files beside it. */
 enum { BELOW_MAX = 256, PASSWORD_BYTES = 20, OWNER_BYTES = 512 };
 
-static const char socket_below[] = "/run/redis.sock";
+#define SOCKET_BELOW "/run/redis.sock"
 
 struct home {
     char directory[HOME_PATH - BELOW_MAX];
@@ -57,7 +57,7 @@ directory_choose(struct home *self, const char *directory)
         chosen[--length] = '\0';
     }
     /* The socket of Redis must fit into sun_path; paths go into redis.conf and into lines. */
-    size_t room = sizeof((struct sockaddr_un *)NULL)->sun_path - sizeof socket_below;
+    size_t room = sizeof((struct sockaddr_un *)NULL)->sun_path - sizeof SOCKET_BELOW;
     if (length < 1 || (size_t)length > room || strpbrk(chosen, "\"\\\n\r'") != NULL) {
         (void)fprintf(stderr,
                       "drawbar up: --data: %s: must have at most %zu bytes, and no quotes or "
@@ -209,13 +209,13 @@ home_password(const struct home *self, char out[HOME_PASSWORD])
     }
     if (kept) {
         out[strcspn(out, "\n")] = '\0';
-        if (strspn(out, "0123456789abcdef") == strlen(out) && strlen(out) >= 2 * PASSWORD_BYTES) {
+        if (strspn(out, "0123456789abcdef") == strlen(out) && strlen(out) >= 2 * sizeof bytes) {
             return 0;
         }
     }
     random_fill(bytes, sizeof bytes);
     for (size_t i = 0; i < sizeof bytes; i++) {
-        (void)snprintf(out + 2 * i, HOME_PASSWORD - 2 * i, "%02x", bytes[i]);
+        (void)snprintf(out + 2 * i, (size_t)HOME_PASSWORD - 2 * i, "%02x", bytes[i]);
     }
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0 || dprintf(fd, "%s\n", out) < 0 || close(fd) != 0) {

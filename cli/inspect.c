@@ -45,7 +45,8 @@ status_print(const struct client *client, const struct job *job)
         struct terminal plain = terminal;
         plain.live = plain.colour = false;
         progress_text(text, job, &plain, 0);
-        size_t same = strncmp(text, job->status, strlen(job->status)) == 0 ? strlen(job->status) : 0;
+        size_t same =
+            strncmp(text, job->status, strlen(job->status)) == 0 ? strlen(job->status) : 0;
         printf("%s%s", same > 0 ? "" : ", ", text + same);
     }
     printf("\n");
@@ -143,8 +144,8 @@ command_status(int argc, char **argv)
 {
     const struct client_command command = {
         .name = "drawbar status",
-        .summary = "Tells how a job stands. Its failure is no failure of this command."
-            EXIT_STATUS_HELP,
+        .summary =
+            "Tells how a job stands. Its failure is no failure of this command." EXIT_STATUS_HELP,
         .positional = "ID",
     };
     struct client client;
@@ -185,8 +186,9 @@ command_cancel(int argc, char **argv)
 {
     const struct client_command command = {
         .name = "drawbar cancel",
-        .summary = "Cancels a job: a queued one at once, a running one by interrupting its instance. "
-                   "Doing it again does no harm." EXIT_STATUS_HELP,
+        .summary =
+            "Cancels a job: a queued one at once, a running one by interrupting its instance. "
+            "Doing it again does no harm." EXIT_STATUS_HELP,
         .positional = "ID",
     };
     struct client client;

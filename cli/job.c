@@ -1,4 +1,5 @@
 #include "cli/job.h"
+#include "cli/terminal.h"
 #include "common/scope.h"
 #include <errno.h>
 #include <jansson.h>
@@ -9,18 +10,20 @@ static const char *const phase_words[PHASE_COUNT] = {
     "", "queued", "running", "succeeded", "failed", "cancelled", "expired",
 };
 
+/* What a server says is shown on terminals: without control characters. */
 static void
 text_read(char *out, size_t size, const json_t *object, const char *key)
 {
     const char *text = json_string_value(json_object_get(object, key));
-    (void)snprintf(out, size, "%s", text != NULL ? text : "");
+    text_fit(out, size, text != NULL ? text : "", UINT32_MAX, true);
 }
 
 static int64_t
 number_read(const json_t *object, const char *key)
 {
     const json_t *value = json_object_get(object, key);
-    return json_is_integer(value) && json_integer_value(value) >= 0 ? json_integer_value(value) : -1;
+    return json_is_integer(value) && json_integer_value(value) >= 0 ? json_integer_value(value)
+                                                                    : -1;
 }
 
 static uint32_t
@@ -35,7 +38,7 @@ images_read(struct job *out, const json_t *images)
 {
     size_t i;
     json_t *item;
-    json_array_foreach((json_t *)(uintptr_t)images, i, item)
+    json_array_foreach((json_t *)images, i, item)
     {
         if (i == LIMIT_IMAGES) {
             break;
@@ -53,7 +56,7 @@ warnings_read(struct job *out, const json_t *warnings)
 {
     size_t i;
     json_t *item;
-    json_array_foreach((json_t *)(uintptr_t)warnings, i, item)
+    json_array_foreach((json_t *)warnings, i, item)
     {
         const char *word = json_string_value(item);
         out->uniform = out->uniform || (word != NULL && strcmp(word, "uniform_image") == 0);

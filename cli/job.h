@@ -1,7 +1,7 @@
 #pragma once
 /*
- * job — what a server tells of one job, read out of its JSON. Texts are cut to fit; what is missing or
- * of another type counts as not told.
+ * job — what a server tells of one job, read out of its JSON. Texts are cut to fit; what is missing
+ * or of another type counts as not told.
  */
 #include "common/ids.h"
 #include "common/limits.h"
@@ -28,7 +28,7 @@ struct job {
     char id[JOB_ID_TEXT + 1];
     char status[16]; /* the server's word */
     enum phase phase;
-    int64_t position, eta_s;           /* -1: not told */
+    int64_t position, eta_s;             /* -1: not told */
     int64_t queued_ms, run_ms, total_ms; /* -1: not told */
     uint32_t step, steps, attempt;
     uint64_t seed;

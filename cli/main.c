@@ -1,4 +1,5 @@
-/* drawbar — the command line: a fleet on this machine (up), and a client of the HTTP API (the rest).
+/* drawbar — the command line: a fleet on this machine (up), and a client of the HTTP API (the
+ * rest).
  *
  * What the commands are: the table below. Talking to a server: server.h, following a job: follow.h.
  * `up`: which processes and how, plan.h; keeping them alive, crew.h; their directory, home.h. */

@@ -35,8 +35,8 @@ succeeded(struct client *client, const struct job *job, bool saves, const char *
     printf(job->worker[0] != '\0' ? " on %s\n" : "%s\n", job->worker);
     for (uint32_t i = 0; i < job->n_images; i++) {
         const struct job_image *image = &job->images[i];
-        printf("  %s%s  %ux%u seed %llu\n", server_address(client->server), image->url, image->width,
-               image->height, (unsigned long long)image->seed);
+        printf("  %s%s  %ux%u seed %llu\n", server_address(client->server), image->url,
+               image->width, image->height, (unsigned long long)image->seed);
     }
     return 0;
 }
@@ -60,7 +60,8 @@ outcome_tell(struct client *client, const struct job *job, bool saves, const cha
     case PHASE_CANCELLED:
         return client_say(client, EXIT_JOB, "the job was cancelled");
     case PHASE_EXPIRED:
-        return client_say(client, EXIT_JOB, "the job expired: it waited longer than its expires-in");
+        return client_say(client, EXIT_JOB,
+                          "the job expired: it waited longer than its expires-in");
     case PHASE_UNKNOWN:
     case PHASE_QUEUED:
     case PHASE_RUNNING:

@@ -1,4 +1,5 @@
 #include "cli/picture.h"
+#include "common/clock.h"
 #include "common/scope.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -74,7 +75,8 @@ picture_check(struct client *client, const char *wish)
     (void)snprintf(copy, sizeof copy, "%s", wish);
     const char *directory = dirname(copy);
     if (stat(wish, &facts) == 0 && S_ISDIR(facts.st_mode)) {
-        return client_say(client, EXIT_USAGE, "-o: %s is a directory; give the name of a file", wish);
+        return client_say(client, EXIT_USAGE, "-o: %s is a directory; give the name of a file",
+                          wish);
     }
     if (stat(wish, &facts) == 0 && !S_ISREG(facts.st_mode)) {
         return 0; /* /dev/null, a pipe */
@@ -132,16 +134,21 @@ file_write(const char *path, const struct answer *answer)
     return rc;
 }
 
-/* True if the worker that drew it says that its instances are simulated. */
-static bool
-is_simulated(struct client *client, const struct job *job)
+/* What the worker that drew a job says of its instances. */
+struct confession {
+    bool simulated;
+    bool silent; /* nothing yet of at least one: its first health check was after the last beat */
+};
+
+static struct confession
+worker_ask(struct client *client, const struct job *job)
 {
     struct answer answer = { 0 };
     size_t i;
     size_t k;
     json_t *worker;
     json_t *instance;
-    bool simulated = false;
+    struct confession out = { .simulated = false };
     const struct question question = { .method = "GET",
                                        .path = "/v1/workers",
                                        .limit_ms = LIMIT_ASK_MS };
@@ -155,26 +162,56 @@ is_simulated(struct client *client, const struct job *job)
         }
         json_array_foreach(json_object_get(worker, "instances"), k, instance)
         {
-            simulated = simulated || json_is_true(json_object_get(instance, "simulated"));
+            const char *model = json_string_value(json_object_get(instance, "model"));
+            out.simulated = out.simulated || json_is_true(json_object_get(instance, "simulated"));
+            out.silent = out.silent || model == NULL || model[0] == '\0';
         }
     }
     json_decref(root);
     answer_clear(&answer);
-    return simulated;
+    return out;
+}
+
+/* True if the worker says so. Its word is as old as its last beat: the next one is waited for. */
+static bool
+is_simulated(struct client *client, const struct job *job)
+{
+    struct confession told = worker_ask(client, job);
+    int64_t end_ms = clock_mono_ms() + LIMIT_BEAT_MS + LIMIT_ASK_AGAIN_MS;
+    while (!told.simulated && told.silent && clock_mono_ms() < end_ms &&
+           server_pause(client->server, LIMIT_ASK_AGAIN_MS) == 0) {
+        told = worker_ask(client, job);
+    }
+    return told.simulated;
+}
+
+/* True for a PNG in which the simulated instance has written what it is. */
+static bool
+is_marked(const struct answer *answer)
+{
+    static const char mark[] = "(simulated picture)";
+    return memmem(answer->body, answer->length, mark, sizeof mark - 1) != NULL;
+}
+
+/* Where the lines about saved pictures go: not between the bytes of something else. */
+static FILE *
+saved_stream(const struct client *client, const char *wish)
+{
+    return client->json || (wish != NULL && strcmp(wish, "-") == 0) ? stderr : stdout;
 }
 
 static void
 saved_tell(struct client *client, const struct job *job, const char *path, uint32_t index)
 {
     const struct job_image *image = &job->images[index];
-    bool to_stdout = strcmp(path, "-") == 0;
-    FILE *file = client->json || to_stdout ? stderr : stdout;
+    FILE *file = saved_stream(client, path);
     struct terminal terminal;
     terminal_look(&terminal, fileno(file));
     progress_clear(&client->progress);
     (void)fprintf(file, "%ssaved%s %s %ux%u seed %llu", terminal_style(&terminal, STYLE_GREEN),
-                  terminal_style(&terminal, STYLE_PLAIN), to_stdout ? "to standard output" : path,
-                  image->width, image->height, (unsigned long long)image->seed);
+                  terminal_style(&terminal, STYLE_PLAIN),
+                  strcmp(path, "-") == 0 ? "to standard output" : path, image->width, image->height,
+                  (unsigned long long)image->seed);
     if (job->total_ms >= 0) {
         (void)fprintf(file, ", %.1f s", (double)job->total_ms / 1000);
     }
@@ -182,8 +219,20 @@ saved_tell(struct client *client, const struct job *job, const char *path, uint3
     (void)fflush(file);
 }
 
+static void
+simulated_tell(struct client *client, const char *wish)
+{
+    FILE *file = saved_stream(client, wish);
+    struct terminal terminal;
+    terminal_look(&terminal, fileno(file));
+    (void)fprintf(file, "%sSIMULATED%s: a test instance drew it, no model ran\n",
+                  terminal_style(&terminal, STYLE_YELLOW), terminal_style(&terminal, STYLE_PLAIN));
+    (void)fflush(file);
+}
+
 static int
-save_one(struct client *client, const struct job *job, const char *wish, uint32_t index)
+save_one(struct client *client, const struct job *job, const char *wish, uint32_t index,
+         bool *marked)
 {
     char path[PICTURE_PATH];
     struct answer answer = { 0 };
@@ -208,6 +257,7 @@ save_one(struct client *client, const struct job *job, const char *wish, uint32_
         rc = picture_path(path, wish, job, index, extension);
         rc = rc ? rc : file_write(path, &answer);
     }
+    *marked = *marked || (rc == 0 && is_marked(&answer));
     answer_clear(&answer);
     if (rc < 0 && rc != -EINTR && rc != -ETIME) {
         return client_say(client, EXIT_JOB,
@@ -225,18 +275,16 @@ int
 picture_save(struct client *client, const struct job *job, const char *wish)
 {
     int rc = 0;
+    bool marked = false;
     if (job->n_images == 0) {
-        return client_say(client, EXIT_REFUSED, "the job succeeded, but the server tells no picture");
+        return client_say(client, EXIT_REFUSED,
+                          "the job succeeded, but the server tells no picture");
     }
     for (uint32_t i = 0; rc == 0 && i < job->n_images; i++) {
-        rc = save_one(client, job, wish, i);
+        rc = save_one(client, job, wish, i, &marked);
     }
-    if (rc == 0 && is_simulated(client, job)) {
-        struct terminal terminal;
-        terminal_look(&terminal, STDERR_FILENO);
-        (void)fprintf(stderr, "%sSIMULATED: drawn by a test instance, no model ran%s\n",
-                      terminal_style(&terminal, STYLE_YELLOW),
-                      terminal_style(&terminal, STYLE_PLAIN));
+    if (rc == 0 && (marked || is_simulated(client, job))) {
+        simulated_tell(client, wish);
     }
     return rc;
 }

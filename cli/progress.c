@@ -11,8 +11,8 @@ struct parts {
     bool bar;
 };
 
-static void
-part_add(char part[PART], const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void part_add(char part[PART], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 static void
 part_add(char part[PART], const char *format, ...)
@@ -38,9 +38,6 @@ queued_parts(struct parts *out, const struct job *job)
     part_add(out->before, "queued");
     if (job->position > 0) {
         part_add(out->before, " #%lld", (long long)job->position);
-    }
-    if (job->attempt > 0) {
-        part_add(out->before, " again");
     }
     eta_add(out->before, job, ", ");
     if (job->reason[0] != '\0') {
@@ -73,8 +70,7 @@ bar_add(char *out, size_t size, const struct job *job, const struct terminal *te
     uint32_t step = job->step < job->steps ? job->step : job->steps;
     uint32_t filled = cells * step / job->steps;
     size_t used = strlen(out);
-    used += (size_t)snprintf(out + used, size - used, " %s",
-                             terminal_style(terminal, STYLE_GREEN));
+    used += (size_t)snprintf(out + used, size - used, " %s", terminal_style(terminal, STYLE_GREEN));
     for (uint32_t i = 0; i < cells && used < size; i++) {
         if (i == filled) {
             used += (size_t)snprintf(out + used, size - used, "%s%s",
@@ -107,17 +103,18 @@ progress_text(char out[PROGRESS_TEXT], const struct job *job, const struct termi
     } else {
         part_add(parts.before, "%s", job->status);
     }
-    uint32_t used = text_width(parts.before) + text_width(parts.after) + 2;
+    char after[PART];
+    text_fit(after, sizeof after, parts.after, UINT32_MAX, terminal->utf8);
+    uint32_t used = text_width(parts.before) + text_width(after) + 2;
     uint32_t cells = parts.bar && room > used ? (room - used) / CELL_COLUMNS : 0;
     if (cells >= BAR_MIN && job->steps > 0) {
         (void)snprintf(out, PROGRESS_TEXT, "%s", parts.before);
         bar_add(out, PROGRESS_TEXT, job, terminal, cells < BAR_MAX ? cells : BAR_MAX);
         size_t length = strlen(out);
-        (void)snprintf(out + length, PROGRESS_TEXT - length, " %s", parts.after);
+        (void)snprintf(out + length, PROGRESS_TEXT - length, " %s", after);
         return;
     }
-    (void)snprintf(text, sizeof text, "%s%s%s", parts.before, parts.after[0] != '\0' ? " " : "",
-                   parts.after);
+    (void)snprintf(text, sizeof text, "%s%s%s", parts.before, after[0] != '\0' ? " " : "", after);
     text_fit(out, PROGRESS_TEXT, text, terminal->live ? room : UINT32_MAX, terminal->utf8);
 }
 
@@ -141,7 +138,7 @@ draw(struct progress *self)
     self->terminal = now;
     if (self->trouble[0] != '\0') {
         text_fit(text, sizeof text, self->trouble, now.columns > 1 ? now.columns - 1 : 1, now.utf8);
-    } else if (self->job.id[0] != '\0') {
+    } else if (self->job.id[0] != '\0' && !job_has_ended(&self->job)) {
         progress_text(text, &self->job, &now, self->frame);
     } else {
         return;
@@ -165,6 +162,13 @@ void
 progress_job(struct progress *self, const struct job *job)
 {
     char text[PROGRESS_TEXT];
+    bool again = self->job.phase == PHASE_RUNNING && job->phase == PHASE_QUEUED;
+    if (again && !self->quiet) {
+        progress_clear(self);
+        (void)dprintf(self->fd, "attempt %u%s%s came to nothing; the job is queued again\n",
+                      self->job.attempt, self->job.worker[0] != '\0' ? " on " : "",
+                      self->job.worker);
+    }
     self->job = *job;
     self->trouble[0] = '\0';
     if (job_has_ended(job)) {

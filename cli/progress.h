@@ -20,7 +20,7 @@ struct progress {
     bool quiet; /* nothing is shown */
     bool drawn; /* something stands on the line */
     uint32_t frame;
-    struct job job; /* seen last; id "": none yet */
+    struct job job;           /* seen last; id "": none yet */
     char last[PROGRESS_TEXT]; /* line printed last in a pipe */
     char trouble[256];        /* shown instead while it is not "" */
 };

@@ -52,7 +52,8 @@ server_new(struct server **out, const char *address)
     if (self == NULL) {
         return -ENOMEM;
     }
-    int length = snprintf(self->address, sizeof self->address, "%s%s", http ? "" : "http://", address);
+    int length =
+        snprintf(self->address, sizeof self->address, "%s%s", http ? "" : "http://", address);
     if (length < 0 || (size_t)length >= sizeof self->address ||
         (!http && (address[0] == '\0' || strstr(address, "://") != NULL)) ||
         strpbrk(address, " \"<>\\^`{|}?#") != NULL) {
@@ -131,7 +132,8 @@ on_body(char *bytes, size_t size, size_t n, void *context)
 static struct curl_slist *
 headers_new(const struct question *question)
 {
-    struct curl_slist *list = curl_slist_append(NULL, "Expect:"); /* no round trip before the body */
+    struct curl_slist *list =
+        curl_slist_append(NULL, "Expect:"); /* no round trip before the body */
     if (question->body != NULL) {
         list = curl_slist_append(list, "Content-Type: application/json");
     }

@@ -12,13 +12,14 @@
 struct server; /* opaque */
 
 struct question {
-    const char *method; /* "GET", "POST", "DELETE" */
-    const char *path;   /* "/v1/jobs" */
+    const char *method;     /* "GET", "POST", "DELETE" */
+    const char *path;       /* "/v1/jobs" */
     const char *headers[3]; /* "Name: value", NULL-terminated unless full */
     const char *body;       /* JSON, or NULL */
     int64_t limit_ms;       /* of the whole question; 0: none, then quiet_ms holds */
     int64_t quiet_ms;       /* with limit_ms 0: so long without a byte ends it with -ETIMEDOUT */
-    /* Not NULL: takes the bytes of an answer 200 as they come; not 0 ends the question with that. */
+    /* Not NULL: takes the bytes of an answer 200 as they come; not 0 ends the question with that.
+     */
     int (*on_bytes)(void *context, const char *bytes, size_t length);
     void *context;
 };

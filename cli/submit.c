@@ -12,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ABSENT = -1 }; /* outside of what a flag may say: --help shows no default */
+enum {
+    ABSENT = -1,
+    SIZE_LENGTH = 19
+}; /* outside of what a flag may say: --help shows no default */
 
 struct wishes {
     const char *output, *size, *negative, *model, *format, *priority;
@@ -24,16 +27,19 @@ struct wishes {
 static int
 size_read(struct client *client, struct wishes *wishes)
 {
-    int end = 0;
-    if (wishes->size == NULL) {
+    const char *text = wishes->size;
+    if (text == NULL) {
         return 0;
     }
-    if (sscanf(wishes->size, "%9" SCNd64 "%*1[xX]%9" SCNd64 "%n", &wishes->width, &wishes->height,
-               &end) != 2 ||
-        wishes->size[end] != '\0' || strchr(wishes->size, '-') != NULL) {
-        return client_say(client, EXIT_USAGE, "--size: \"%s\" is no size; write 1024x768",
-                          wishes->size);
+    size_t length = strlen(text);
+    size_t width = strspn(text, "0123456789");
+    size_t height = width < length ? strspn(text + width + 1, "0123456789") : 0;
+    bool two = width > 0 && height > 0 && width + 1 + height == length;
+    if (!two || strchr("xX", text[width]) == NULL || length > SIZE_LENGTH) {
+        return client_say(client, EXIT_USAGE, "--size: \"%s\" is no size; write 1024x768", text);
     }
+    wishes->width = strtoll(text, NULL, 10);
+    wishes->height = strtoll(text + width + 1, NULL, 10);
     return 0;
 }
 
@@ -199,29 +205,29 @@ command_submit(int argc, char **argv)
                              .expires_in_s = ABSENT };
     const struct option options[] = {
         { "output", OPTION_STRING, &wishes.output, "FILE",
-      "Where to save the picture, also written -o FILE; - is standard output. Several become "
-      "FILE-1, FILE-2 ... Without it: the job's id.", 0, 0, false },
-        { "size", OPTION_STRING, &wishes.size, "WxH",
-      "Pixels, 64 to 2048 a side, divisible by 16.", 0, 0, false },
+          "Where to save the picture, also written -o FILE; - is standard output. Several become "
+          "FILE-1, FILE-2 ... Without it: the job's id.",
+          0, 0, false },
+        { "size", OPTION_STRING, &wishes.size, "WxH", "Pixels, 64 to 2048 a side, divisible by 16.",
+          0, 0, false },
         { "width", OPTION_INT, &wishes.width, "W", "One side of --size.", 0, INT32_MAX, false },
         { "height", OPTION_INT, &wishes.height, "H", "The other one.", 0, INT32_MAX, false },
         { "steps", OPTION_INT, &wishes.steps, "N", "Steps, 1 to 50.", 0, INT32_MAX, false },
         { "seed", OPTION_INT, &wishes.seed, "N",
-      "The same seed draws the same picture; without it, a random one.", 0, INT64_MAX,
-      false },
+          "The same seed draws the same picture; without it, a random one.", 0, INT64_MAX, false },
         { "n", OPTION_INT, &wishes.n, "N", "How many pictures, 1 to 8.", 0, INT32_MAX, false },
         { "negative", OPTION_STRING, &wishes.negative, "TEXT", "What not to draw.", 0, 0, false },
         { "model", OPTION_STRING, &wishes.model, "NAME", "The model to draw with.", 0, 0, false },
         { "format", OPTION_STRING, &wishes.format, "png|jpeg|webp",
-      "How the picture is coded; without it, by the end of FILE.", 0, 0, false },
+          "How the picture is coded; without it, by the end of FILE.", 0, 0, false },
         { "quality", OPTION_INT, &wishes.quality, "N", "Of jpeg and webp, 1 to 100.", 0, INT32_MAX,
-      false },
-        { "priority", OPTION_STRING, &wishes.priority, "high|normal|low", "Place in the queue.", 0, 0,
-      false },
+          false },
+        { "priority", OPTION_STRING, &wishes.priority, "high|normal|low", "Place in the queue.", 0,
+          0, false },
         { "expires-in", OPTION_INT, &wishes.expires_in_s, "S",
-      "Give the job up if it waits longer, 10 to 86400 seconds.", 0, INT32_MAX, false },
-        { "no-wait", OPTION_BOOL, &wishes.no_wait, NULL,
-      "Only make the job and print its id.", 0, 0, false }
+          "Give the job up if it waits longer, 10 to 86400 seconds.", 0, INT32_MAX, false },
+        { "no-wait", OPTION_BOOL, &wishes.no_wait, NULL, "Only make the job and print its id.", 0,
+          0, false }
     };
     const struct client_command command = {
         .name = "drawbar submit",

@@ -2,13 +2,14 @@
 #include <assert.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <wchar.h>
 
-enum { COLUMNS_DEFAULT = 80, COLUMNS_MAX = 1000, UTF8_MAX = 4 };
+enum { COLUMNS_DEFAULT = 80, COLUMNS_MAX = 1000, UTF8_MAX = 4, ELLIPSIS_BYTES = 3 };
 
 static bool says_utf8;
 
@@ -55,8 +56,8 @@ terminal_style(const struct terminal *terminal, enum style style)
     return terminal->colour ? codes[style] : "";
 }
 
-/* One character: how many bytes, and its columns. Bytes that are no UTF-8 are taken one by one, with
- * *wide = -1. */
+/* One character: how many bytes, and its columns. Bytes that are no UTF-8 are taken one by one,
+ * with *wide = -1. */
 static size_t
 character(const char *text, int *wide)
 {
@@ -106,28 +107,22 @@ text_fit(char *out, size_t size, const char *text, uint32_t columns, bool utf8)
     const char *ellipsis = utf8 ? "…" : "...";
     uint32_t ellipsis_width = utf8 ? 1 : 3;
     size_t used = 0;
-    size_t cut = 0; /* where an ellipsis could stand */
+    size_t cut = 0; /* where the ellipsis would stand */
     uint32_t width = 0;
-    assert(size > UTF8_MAX);
+    assert(size > ELLIPSIS_BYTES);
     while (*text != '\0') {
         int wide;
         size_t n = character(text, &wide);
         uint32_t step = wide < 0 || !utf8 ? 1 : (uint32_t)wide;
-        if (width + step > columns || used + n + UTF8_MAX >= size) {
-            out[cut] = '\0';
-            if (columns >= ellipsis_width) {
-                memcpy(out + cut, ellipsis, strlen(ellipsis) + 1);
-            }
-            return;
-        }
-        if (width + ellipsis_width <= columns) {
+        if (width + ellipsis_width <= columns && used + ELLIPSIS_BYTES < size) {
             cut = used;
+        }
+        if (width + step > columns || used + n >= size) {
+            (void)snprintf(out + cut, size - cut, "%s", columns >= ellipsis_width ? ellipsis : "");
+            return;
         }
         used += put_character(out + used, text, n, &wide, utf8);
         width += step;
-        if (width + ellipsis_width <= columns) {
-            cut = used;
-        }
         text += n;
     }
     out[used] = '\0';

@@ -10,13 +10,21 @@
 #include <stdint.h>
 
 struct terminal {
-    bool live;    /* a terminal that can redraw a line */
-    bool colour;  /* live, and NO_COLOR is not set */
-    bool utf8;    /* else ASCII only */
+    bool live;   /* a terminal that can redraw a line */
+    bool colour; /* live, and NO_COLOR is not set */
+    bool utf8;   /* else ASCII only */
     uint32_t columns;
 };
 
-enum style { STYLE_PLAIN, STYLE_BOLD, STYLE_DIM, STYLE_GREEN, STYLE_YELLOW, STYLE_RED, STYLE_COUNT };
+enum style {
+    STYLE_PLAIN,
+    STYLE_BOLD,
+    STYLE_DIM,
+    STYLE_GREEN,
+    STYLE_YELLOW,
+    STYLE_RED,
+    STYLE_COUNT
+};
 
 /* Takes over the locale; once, at the start. */
 void terminal_setup(void);

@@ -33,7 +33,7 @@ instances_count(char out[CELL], const json_t *instances)
     json_t *instance;
     for (size_t i = 0; i < ARRAY_LENGTH(states); i++) {
         uint32_t n = 0;
-        json_array_foreach((json_t *)(uintptr_t)instances, k, instance)
+        json_array_foreach((json_t *)instances, k, instance)
         {
             n += strcmp(word(instance, "state"), states[i]) == 0;
         }
@@ -62,7 +62,7 @@ row_fill(struct row *row, const json_t *worker, bool utf8)
     size_t k;
     json_t *instance;
     bool simulated = false;
-    json_array_foreach((json_t *)(uintptr_t)instances, k, instance)
+    json_array_foreach((json_t *)instances, k, instance)
     {
         simulated = simulated || json_is_true(json_object_get(instance, "simulated"));
     }
@@ -76,13 +76,12 @@ row_fill(struct row *row, const json_t *worker, bool utf8)
                    (long long)json_integer_value(json_object_get(worker, "running")));
     text_fit(row->cells[4], CELL, model != NULL ? model : "-", LIMIT_MODEL_NAME, utf8);
     text_fit(row->cells[5], CELL,
-             simulated                             ? "simulated"
+             simulated                          ? "simulated"
              : word(first, "device")[0] != '\0' ? word(first, "device")
-                                                   : "-",
+                                                : "-",
              32, utf8);
     if (json_is_integer(beat)) {
-        (void)snprintf(row->cells[6], CELL, "%.1f s ago",
-                       (double)json_integer_value(beat) / 1000);
+        (void)snprintf(row->cells[6], CELL, "%.1f s ago", (double)json_integer_value(beat) / 1000);
     } else {
         (void)snprintf(row->cells[6], CELL, "none");
     }
@@ -107,7 +106,7 @@ table_print(const json_t *workers)
     for (size_t c = 0; c < N_COLUMNS; c++) {
         widths[c] = text_width(heads[c]);
     }
-    json_array_foreach((json_t *)(uintptr_t)workers, i, worker)
+    json_array_foreach((json_t *)workers, i, worker)
     {
         if (n == ROWS_MAX) {
             break;
@@ -166,8 +165,8 @@ command_workers(int argc, char **argv)
 {
     const struct client_command command = {
         .name = "drawbar workers",
-        .summary = "Lists the workers, their instances, and when each was heard last."
-            EXIT_STATUS_HELP,
+        .summary =
+            "Lists the workers, their instances, and when each was heard last." EXIT_STATUS_HELP,
     };
     struct client client;
     int status;
