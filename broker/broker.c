@@ -41,6 +41,29 @@ broker_now(const struct broker *self)
 
 /* ---- perform ---- */
 
+/* What an operator wants to read in the morning: attempts that failed, workers that went. */
+static void
+log_op(const struct op *op)
+{
+    if (op->kind == OP_WORKER_EVICTED || op->kind == OP_WORKER_LEFT) {
+        log_warn("worker-%s name=\"%.*s\"", op->kind == OP_WORKER_LEFT ? "left" : "evicted",
+                 (int)op->worker.length, (const char *)op->worker.bytes);
+        return;
+    }
+    if (op->reason.code == FAIL_NONE) {
+        return;
+    }
+    char id[JOB_ID_TEXT + 1];
+    job_id_print(&op->id, id);
+    log_warn("attempt-failed job=%s attempt=%u now=%s worker=\"%.*s\" instance=\"%.*s\" code=%s "
+             "message=\"%.*s\"",
+             id, op->reason.attempt, job_state_name((enum job_state)op->header.state),
+             (int)op->reason.worker.length, (const char *)op->reason.worker.bytes,
+             (int)op->reason.instance.length, (const char *)op->reason.instance.bytes,
+             fail_code_name(op->reason.code), (int)op->reason.message.length,
+             (const char *)op->reason.message.bytes);
+}
+
 static void
 perform(struct broker *self)
 {
@@ -55,6 +78,7 @@ perform(struct broker *self)
             }
             break;
         case EFFECT_COMMIT:
+            log_op(&effect->op);
             store_commit(self->store, &effect->op);
             break;
         case EFFECT_READ:
@@ -241,16 +265,8 @@ on_sweep(void *context, uint64_t redis_ms, const struct quiet_worker *quiet, uin
         return;
     }
     on_redis_time(self, redis_ms);
-    struct dispatch_stats before;
-    struct dispatch_stats after;
-    dispatch_stats(self->dispatch, &before);
     struct dispatch_event event = { .kind = EVENT_SWEEP, .quiet = quiet, .n_quiet = n };
     step(self, &event);
-    dispatch_stats(self->dispatch, &after);
-    if (after.evicted != before.evicted) {
-        log_warn("workers-evicted count=%llu workers=%u",
-                 (unsigned long long)(after.evicted - before.evicted), after.workers);
-    }
 }
 
 /* ---- a term ---- */

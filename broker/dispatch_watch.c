@@ -120,6 +120,7 @@ entry_fill(struct dispatch *self, const struct job *job, bool full, struct job_e
     entry->header = job->header;
     entry->header.state = (uint8_t)job_told_state(job);
     entry->header.revision -= job->pending != PENDING_NONE;
+    entry->header.grant = (uint8_t)(entry->header.grant - (job->pending == PENDING_GRANT));
     entry->position = standing.position;
     entry->eta_s = standing.eta_s;
     entry->reason = (uint8_t)standing.reason;

@@ -248,13 +248,14 @@ leader_ask(struct broker_link *self)
     }
 }
 
-/* Every LIMIT_STANDBY_POLL_MS: while there is no session. */
+/* Every LIMIT_STANDBY_POLL_MS: while there is no session, or its PONG is overdue (a successor is
+ * then followed at once and not after the silence). */
 static void
 on_poll(void *context)
 {
     struct broker_link *self = context;
     int64_t now = clock_mono_ms();
-    if (self->state == LINK_OPEN) {
+    if (self->state == LINK_OPEN && now - self->heard_ms < LIMIT_STATE_MS * 3 / 2) {
         return;
     }
     if (self->state == LINK_GREETING && now - self->heard_ms > LIMIT_SUSPECT_MS) {

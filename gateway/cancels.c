@@ -15,11 +15,13 @@ struct held_cancel {
     void *context;
 };
 
+LIST_HEAD(cancel_list, held_cancel);
+
 /* People cancel seldom, and at most LIMIT_SUBMITS_HELD wait: a list is searched fast enough. */
 struct cancels {
     struct broker_link *link;
     struct timer *timer;
-    LIST_HEAD(, held_cancel) all;
+    struct cancel_list all;
     uint32_t count;
 };
 

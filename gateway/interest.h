@@ -30,6 +30,8 @@ struct lookup {
     uint8_t step, reason;
 };
 
+TAILQ_HEAD(lookup_queue, lookup);
+
 /* How records are read; shared by all interests of a reactor. */
 struct interest_reader {
     struct redis_client *redis;
@@ -40,7 +42,7 @@ struct interest_reader {
 struct interest {
     LIST_ENTRY(interest) all_entry;
     TAILQ_ENTRY(interest) lane_entry, ready_entry;
-    TAILQ_HEAD(, lookup) lookups;
+    struct lookup_queue lookups;
     struct lookups *owner;
     struct interest_reader *reader;
     struct job_id id;

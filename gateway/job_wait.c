@@ -13,10 +13,12 @@ struct job_wait {
     struct timer *timer;
 };
 
+LIST_HEAD(wait_list, job_wait);
+
 struct waits {
     struct reactor *reactor;
     struct lookups *lookups;
-    LIST_HEAD(, job_wait) all;
+    struct wait_list all;
     bool ended;
 };
 

@@ -26,6 +26,7 @@ struct outbox {
 enum { OUT_UNWATCH, OUT_STATUS, OUT_WATCH, OUT_COUNT }; /* in the order of sending */
 
 TAILQ_HEAD(interest_queue, interest);
+LIST_HEAD(interest_list, interest);
 
 struct lookups {
     struct broker_link *link;
@@ -35,7 +36,7 @@ struct lookups {
     struct timer *timer; /* at the earliest end of a lane */
     int64_t timer_ms;    /* 0: not armed */
     struct interest_queue lanes[LANE_COUNT], ready;
-    LIST_HEAD(, interest) all;
+    struct interest_list all;
     struct outbox out[OUT_COUNT];
 };
 

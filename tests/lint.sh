@@ -17,12 +17,16 @@ trap 'rm -f "$log"' EXIT
 if [ ! -f "$build/build.ninja" ]; then
     rm -rf "$build"
     mkdir -p "$(dirname "$build")"
-    CC=clang meson setup "$build" "$source_dir" -Dtests=enabled -Db_pch=false >"$log" 2>&1 || { cat "$log"; exit 1; }
+    CC=clang meson setup "$build" "$source_dir" -Dtests=enabled -Dfuzz=true >"$log" 2>&1 || { cat "$log"; exit 1; }
 fi
 ninja -C "$build" >"$log" 2>&1 || { tail -n 40 "$log"; exit 1; }
 
 mapfile -t c_files < <(find broker worker gateway cli common proto tests -name '*.[ch]' | LC_ALL=C sort)
-clang-format --dry-run -Werror "${c_files[@]}" || found=1
+for file in "${c_files[@]}"; do
+    clang-format --dry-run -Werror "$file" >"$log" 2>&1 && continue
+    echo "$file:$(sed -n '1s/^[^:]*:\([0-9]*\):.*/\1/p' "$log"): clang-format -i would change it"
+    found=1
+done
 
 # cppcheck reads no system headers; the macros of this one look like syntax errors without it.
 queue_header=$(echo '#include <sys/queue.h>' | clang -E -M -x c - | grep -o '[^ ]*sys/queue.h')

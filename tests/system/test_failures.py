@@ -92,7 +92,7 @@ def a_broker_killed_with_1000_queued_and_2_running_loses_none_and_runs_none_twic
         check_equal({job["attempt"] for job in jobs[:2]}, {1}, "attempts of those that ran")
 
 
-@test(limit_s=120)
+@test(limit_s=120, short=True)
 def redis_killed_and_restarted_loses_no_acknowledged_job():
     with Cluster() as c:
         c.worker("mia", sim="--step-ms 100")
@@ -291,3 +291,35 @@ def a_gateway_that_stops_finishes_what_it_was_asked():
         check(answers and answers[0].status in (200, 202), f"answers {[(a.status, a.body[:100]) for a in answers]}")
         c.gateway_process.child.wait(30)
         check_equal(c.gateway_process.child.returncode, 0, "exit status of the gateway")
+
+
+@test(limit_s=90)
+def a_picture_whose_gateway_is_gone_is_held_and_handed_to_the_next_one():
+    with Cluster() as c:
+        c.worker("mia", sim="--step-ms 100")
+        job_id = c.http.submit(steps=10)
+        running_on(c, job_id)
+        c.gateway_process.kill()
+        time.sleep(2) # the instance finishes; there is nobody to take the picture
+        c.http = None
+        c.gateway(label="gateway2")
+        job = c.http.wait(job_id, "succeeded", 30)
+        check_equal(job["attempt"], 1, "attempt")
+        check_equal(c.http.image(job_id).status, 200, "status of its picture")
+        c.http.wait(c.http.submit(), "succeeded")
+
+
+@test(limit_s=60)
+def a_full_redis_refuses_submits_and_lets_running_jobs_end():
+    with Cluster() as c:
+        c.worker("mia", sim="--step-ms 100")
+        job_id = c.http.submit(steps=20)
+        running_on(c, job_id)
+        c.redis.call("CONFIG", "SET", "maxmemory", "1")
+        answer = c.http.post_job(width=64, height=64)
+        answer.problem(503)
+        check("storage_full" in str(answer.json), f"the reason in {answer.json}")
+        check(answer.headers["Retry-After"], "Retry-After")
+        c.http.wait(job_id, "succeeded")
+        c.redis.call("CONFIG", "SET", "maxmemory", "256mb")
+        c.http.wait(c.http.submit(), "succeeded")

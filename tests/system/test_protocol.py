@@ -426,8 +426,9 @@ def a_submit_with_the_same_id_again_makes_one_job():
         gateway.hello(store_id(c))
         job, request = new_id(), packed_request()
         for _ in range(3):
+            # Two at once: while the first is on its way to Redis the second needs no answer of its own.
             gateway.submit(job, request)
-        for _ in range(3):
+            gateway.submit(job, request)
             check_equal(gateway.expect("ACCEPTED").fields[0], job, "id")
         check_equal(c.redis.live(), 1, "jobs in Redis")
         check_equal(c.http.job(id_text(job))["status"], "queued", "status at the other gateway")
