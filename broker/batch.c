@@ -126,7 +126,9 @@ arg_record(struct packing *self, const struct op *op)
     buffer_add(&self->bytes, bytes, sizeof bytes);
     buffer_add(&self->bytes, op->request.bytes, op->request.length);
     if (op->header.state == JOB_FAILED) {
-        struct result result = { .worker = op->worker, .code = op->code, .message = op->message };
+        struct result result = { .worker = op->worker,
+                                 .code = (uint8_t)op->code,
+                                 .message = op->message };
         pack_struct(&self->bytes, &result_shape, &result);
     } else if (op->header.state == JOB_SUCCEEDED) {
         buffer_add(&self->bytes, op->result.bytes, op->result.length);

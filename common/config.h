@@ -32,7 +32,7 @@ struct string_list {
 };
 
 struct option {
-    const char *name;     /* "worker-port" */
+    const char *name; /* "worker-port" */
     enum option_kind kind;
     void *target;         /* holds the default before config_load, the value after */
     const char *argument; /* how the value is called in --help: "PORT"; NULL for OPTION_BOOL */

@@ -23,7 +23,8 @@ uint64_t random_u64(void);
 struct job_id job_id_mint(int64_t wall_ms);
 /* Writes 26 characters and a NUL. */
 void job_id_print(const struct job_id *id, char out[JOB_ID_TEXT + 1]);
-/* Reads exactly 26 characters (the caller knows the length). False: not a job id, *out untouched. */
+/* Reads exactly 26 characters (the caller knows the length). False: not a job id, *out untouched.
+ */
 bool job_id_parse(const char *text, unsigned long length, struct job_id *out);
 bool job_id_equal(const struct job_id *a, const struct job_id *b);
 /* Unix milliseconds held in the id. */

@@ -7,8 +7,8 @@
  * or control character is written by the caller inside double quotes (key="%s"); control
  * characters in the finished line are replaced by '?', so that no peer can forge a line. Lines are
  * cut at LIMIT_LOG_LINE bytes. With the format `json` the pairs become members of one object
- * {"time","level","role","event",...}, all of them strings. Bytes that are not UTF-8 are replaced like
- * control characters. Thread-safe: one write(2) a line.
+ * {"time","level","role","event",...}, all of them strings. Bytes that are not UTF-8 are replaced
+ * like control characters. Thread-safe: one write(2) a line.
  */
 #include <stdbool.h>
 /* czmq.h brings syslog.h, whose macros would silently replace two of our levels: let it come first,

@@ -39,16 +39,16 @@ void timer_every_ms(struct timer *self, int64_t period_ms);
 void timer_stop(struct timer *self);
 
 /* kick — "once, later in this turn of the loop": kicks before it ran count as one. A kick given
- * inside its own fn runs in the next turn, after the sockets were looked at: so work can be cut into
- * slices without starving anybody. */
+ * inside its own fn runs in the next turn, after the sockets were looked at: so work can be cut
+ * into slices without starving anybody. */
 struct kick;
 int kick_new(struct kick **out, struct reactor *reactor, reactor_fn fn, void *context);
 void kick_destroy(struct kick **self_p);
 void kick_now(struct kick *self);
 
 /* Prints `ready role=ROLE ` and the formatted key=address pairs as one line on standard output and,
- * if ready_file is not NULL, writes it there (by rename, so that it is never half there). 0 or -errno
- * of the file, which is logged. */
+ * if ready_file is not NULL, writes it there (by rename, so that it is never half there). 0 or
+ * -errno of the file, which is logged. */
 int ready_print(const char *ready_file, const char *role, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

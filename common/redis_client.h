@@ -2,11 +2,11 @@
 /*
  * redis_client — one asynchronous connection to Redis that comes back by itself.
  *
- * For URLs see redis_url.h. HOST should be an address: hiredis resolves names on the caller's thread.
- * After each connect it authenticates, selects, waits until Redis has loaded its data, and asks INFO
- * server for run_id before on_up is called. A lost connection is remade after 50 ms, doubling to
- * LIMIT_RECONNECT_MS. A command not answered within LIMIT_REDIS_MS ends the connection, so that every
- * callback is called exactly once, soon.
+ * For URLs see redis_url.h. HOST should be an address: hiredis resolves names on the caller's
+ * thread. After each connect it authenticates, selects, waits until Redis has loaded its data, and
+ * asks INFO server for run_id before on_up is called. A lost connection is remade after 50 ms,
+ * doubling to LIMIT_RECONNECT_MS. A command not answered within LIMIT_REDIS_MS ends the connection,
+ * so that every callback is called exactly once, soon.
  *
  *             connected               greeted
  *   CONNECTING ---------> GREETING -----------> UP (on_up)
@@ -34,10 +34,12 @@ struct redis_events {
     void *context;
 };
 
-/* Checks the URL and starts connecting. 0, -EINVAL (bad URL, logged), -ENOMEM. events may hold NULLs. */
+/* Checks the URL and starts connecting. 0, -EINVAL (bad URL, logged), -ENOMEM. events may hold
+ * NULLs. */
 int redis_client_new(struct redis_client **out, struct reactor *reactor, const char *url,
                      const struct redis_events *events);
-/* Calls back what is unanswered with NULL; on_down is not called. May be called inside callbacks. */
+/* Calls back what is unanswered with NULL; on_down is not called. May be called inside callbacks.
+ */
 void redis_client_destroy(struct redis_client **self_p);
 bool redis_client_is_up(const struct redis_client *self);
 /* Sends one command. If it cannot be sent, fn is called (with NULL) before this returns. fn may be

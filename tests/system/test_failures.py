@@ -243,14 +243,11 @@ def no_process_outlives_a_killed_agent_that_started_its_instance_through_a_shell
         c.http.wait(c.http.submit(), "succeeded")
         before = processes_with(mark)
         check(len(before) >= 2, f"shells {before}")
-        children = [pid for pid in processes_with("drawbar-sim-instance") if c.directory or pid]
+        mine = [pid for pid in processes_with("drawbar-sim-instance") if owner_is(pid, os.getpid())]
+        check(len(mine) >= 1, "the instance is a descendant of this test")
         agent.kill()
-        until(lambda: all(process_state(pid) in ("", "Z") for pid in before), 5, "the shells are gone")
-        mine = [pid for pid in children if owner_is(pid, os.getpid())]
-        # What the death of the agent does not reach, the next agent of this name ends.
-        if any(process_state(pid) not in ("", "Z") for pid in mine):
-            c.worker("mia")
-            until(lambda: all(process_state(pid) in ("", "Z") for pid in mine), 10, "the old instance is gone")
+        until(lambda: all(process_state(pid) in ("", "Z") for pid in before + mine), 3,
+              "shells and instance are gone, with nobody but the killed agent to end them")
 
 
 def owner_is(pid, ancestor):

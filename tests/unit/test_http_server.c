@@ -510,7 +510,8 @@ Test(http_server, accepting_pauses_at_parallel_max_and_goes_on)
         talks[i]->waits = i == 3;
         talk_to(&w, talks[i]);
     }
-    cr_assert(talks[3]->early == false, "the second connection is not accepted while the first is open");
+    cr_assert(talks[3]->early == false,
+              "the second connection is not accepted while the first is open");
     cr_assert(strstr(talks[3]->reply, "late") != NULL, "%s", talks[3]->reply);
     cr_assert(strstr(talks[0]->reply, "Connection: close") != NULL, "%s", talks[0]->reply);
     cr_assert(strstr(talks[2]->reply, "late") != NULL, "%s", talks[2]->reply);
