@@ -11,14 +11,17 @@
 
 struct http_call {
     LIST_ENTRY(http_call) link;
+    TAILQ_ENTRY(http_call) news; /* while has_news */
     struct http_client *client;
     CURL *easy;
     struct curl_slist *headers;
     http_response_fn fn;
+    void (*on_bytes)(void *context, const void *bytes, size_t length);
     void *context;
     char *body;
     size_t length, allocated, response_max;
     bool too_large;
+    bool has_news; /* bytes for on_bytes */
     char message[CURL_ERROR_SIZE];
 };
 
@@ -27,6 +30,7 @@ struct http_client {
     CURLM *multi;
     struct timer *timer; /* what curl asked for */
     LIST_HEAD(, http_call) calls;
+    TAILQ_HEAD(, http_call) news; /* curl allows no change of a call inside its own callbacks */
     CURL *spare[LIMIT_HTTP_SPARE_HANDLES];
     uint32_t n_spare;
 };
@@ -54,11 +58,22 @@ static void
 call_free(struct http_call *call)
 {
     LIST_REMOVE(call, link);
+    if (call->has_news) {
+        TAILQ_REMOVE(&call->client->news, call, news);
+    }
     curl_multi_remove_handle(call->client->multi, call->easy);
     easy_give(call->client, call->easy);
     curl_slist_free_all(call->headers);
     free(call->body);
     free(call);
+}
+
+static bool
+is_success(const struct http_call *call)
+{
+    long status = 0;
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    return status >= 200 && status < 300;
 }
 
 static size_t
@@ -87,11 +102,15 @@ on_body(char *bytes, size_t size, size_t n, void *context)
     }
     memcpy(call->body + call->length, bytes, length);
     call->length += length;
+    if (call->on_bytes != NULL && !call->has_news && is_success(call)) {
+        call->has_news = true;
+        TAILQ_INSERT_TAIL(&call->client->news, call, news);
+    }
     return length;
 }
 
-static bool
-url_is_good(const char *url)
+bool
+http_url_is_good(const char *url)
 {
     char *scheme = NULL;
     CURLU *parsed = curl_url();
@@ -149,6 +168,10 @@ set_request(struct http_call *call, const struct http_request *request)
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers);
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS,
                      (long)(request->limit_ms > 0 ? request->limit_ms : 1));
+    if (request->quiet_ms > 0) {
+        curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+        curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)((request->quiet_ms + 999) / 1000));
+    }
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
@@ -171,7 +194,7 @@ http_client_start(struct http_client *self, const struct http_request *request, 
                   void *context)
 {
     assert(request->limit_ms > 0 && fn != NULL);
-    if (!url_is_good(request->url)) {
+    if (!http_url_is_good(request->url)) {
         return NULL;
     }
     struct http_call *call = calloc(1, sizeof *call);
@@ -180,6 +203,7 @@ http_client_start(struct http_client *self, const struct http_request *request, 
     }
     call->client = self;
     call->fn = fn;
+    call->on_bytes = request->on_bytes;
     call->context = context;
     call->response_max = request->response_max;
     call->easy = easy_take(self);
@@ -254,9 +278,27 @@ finish(struct http_call *call, CURLcode code)
     call_free(call);
 }
 
+/* Hands over what has come. The call may be gone after that, and others with it. */
+static void
+hand_over_all(struct http_client *self)
+{
+    struct http_call *call = NULL;
+    while ((call = TAILQ_FIRST(&self->news)) != NULL) {
+        char *bytes = call->body;
+        size_t length = call->length;
+        TAILQ_REMOVE(&self->news, call, news);
+        call->has_news = false;
+        call->body = NULL;
+        call->length = call->allocated = 0;
+        call->on_bytes(call->context, bytes, length);
+        free(bytes);
+    }
+}
+
 static void
 finish_all(struct http_client *self)
 {
+    hand_over_all(self); /* before the ends of the same calls */
     int left = 0;
     CURLMsg *message = NULL;
     while ((message = curl_multi_info_read(self->multi, &left)) != NULL) {
@@ -346,6 +388,7 @@ http_client_new(struct http_client **out, struct reactor *reactor)
         return -ENOMEM;
     }
     self->reactor = reactor;
+    TAILQ_INIT(&self->news);
     self->multi = curl_multi_init();
     int rc = self->multi == NULL ? -ENOMEM : timer_new(&self->timer, reactor, on_timer, self);
     if (rc != 0) {

@@ -21,6 +21,11 @@ struct http_request {
     size_t body_length;
     int64_t limit_ms;    /* whole request; required */
     size_t response_max; /* bytes of response body; more fails the request with EMSGSIZE */
+    /* NULL, or called with the bytes of a 2xx answer's body as they come, from the loop: it may
+     * start and cancel calls, this one too. The response has no body then, and response_max bounds
+     * what is not yet handed over. */
+    void (*on_bytes)(void *context, const void *bytes, size_t length);
+    int64_t quiet_ms; /* 0, or: nothing comes for so long (whole seconds) is ETIMEDOUT */
 };
 
 struct http_response {
@@ -39,6 +44,8 @@ typedef void (*http_response_fn)(void *context, const struct http_response *resp
 int http_client_new(struct http_client **out, struct reactor *reactor); /* 0 or -ENOMEM */
 void http_client_destroy(
     struct http_client **self_p); /* unfinished calls are dropped, not called back */
+/* True: http_client_start takes the URL. */
+bool http_url_is_good(const char *url);
 /* Starts a request; method, url and headers are copied. fn is called once, never from inside this
  * call, unless the call is cancelled. NULL: -ENOMEM or a bad URL. */
 struct http_call *http_client_start(struct http_client *self, const struct http_request *request,

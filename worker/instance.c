@@ -183,13 +183,19 @@ on_probed(void *context, const struct health *health)
 
 /* -- drawing: what the driver reports -- */
 
+/* What the driver can do, less what this server has not. */
+static bool
+has_feature(const struct instance *self, enum driver_feature feature)
+{
+    return (self->driver->features & ~self->health.lacks & (unsigned)feature) != 0;
+}
+
 static int64_t
 stuck_limit_ms(const struct instance *self)
 {
     const struct supervisor *owner = self->owner;
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms =
-        (self->driver->features & DRIVER_STEPS) != 0 ? owner->stuck_ms : LIMIT_OPAQUE_MS;
+    int64_t least_ms = has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : LIMIT_OPAQUE_MS;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
         limit_ms = owner->startup_ms; /* the first job loads and compiles */
@@ -411,6 +417,7 @@ instance_open(struct instance *self)
     self->host = (struct driver_host){
         .reactor = reactor,
         .http = self->owner->http,
+        .words = &self->words,
         .url = self->url,
         .on_probed = on_probed,
         .on_taken = on_taken,
@@ -470,7 +477,7 @@ instance_interrupt(struct supervisor *owner, uint32_t index)
     }
     self->reporting = false;
     timer_in_ms(self->stuck_timer,
-                (self->driver->features & DRIVER_INTERRUPT) != 0 ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
+                has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
     self->driver->interrupt(self->drive);
 }
 

@@ -27,7 +27,7 @@ const char *instance_state_name(enum instance_state state); /* "starting" ... */
 
 /* One finished picture, owned by whoever holds it. */
 struct drawn_picture {
-    void *bytes; /* malloc'ed, as the instance gave it: a PNG */
+    void *bytes; /* malloc'ed, as the instance gave it: PNG, WebP or JPEG */
     size_t length;
     uint32_t seed;
 };
@@ -69,11 +69,11 @@ struct draw_request {
 struct supervisor;
 
 struct supervisor_config {
-    const char *const *attach; /* "driver=drawbar url=http://127.0.0.1:7861 [name=N] [model=M]" */
+    const char *const *attach; /* "driver=drawbar url=http://127.0.0.1:7861 ...": attach.h */
     uint32_t n_attach;
     const char
         *start; /* NULL, or a command line with {port} [and {device} {index}], run by sh -c */
-    const char *driver; /* of started instances; default "drawbar" */
+    const char *driver; /* of started instances, and its words; default "drawbar" */
     uint32_t n_start;
     uint16_t base_port;    /* of started instances: base, base+1, ...; 0: any free ones */
     const char *state_dir; /* where pids of children are recorded and logs are written */

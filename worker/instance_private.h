@@ -48,6 +48,7 @@ struct instance {
     bool model_set; /* by the user: the instance's word does not change it */
 
     const struct driver *driver;
+    struct driver_words words; /* what the user set for it */
     struct driver_host host;
     void *drive; /* the driver's own */
 

@@ -1,5 +1,6 @@
 #include "worker/picture.h"
 #include "common/scope.h"
+#include "worker/picture_decode.h"
 #include <sodium.h>
 #include <spng.h>
 #include <stdio.h>
@@ -8,79 +9,15 @@
 #include <turbojpeg.h>
 #include <webp/encode.h>
 
-enum { CHANNELS = 3 };
+enum {
+    CHANNELS = PICTURE_CHANNELS,
+    PNG_LEVEL = 1
+}; /* zlib: what was lossy before packs badly at any level */
 
 static void
 free_bytes(void *bytes_p)
 {
     free(*(void **)bytes_p);
-}
-
-static void
-free_spng(spng_ctx **context_p)
-{
-    spng_ctx_free(*context_p);
-}
-
-/* Opens the PNG and compares its size with the asked one, before anything as large as the picture
- * is allocated: a small file that unpacks to gigabytes is refused here. */
-static enum picture_verdict
-read_header(struct picture_check *check, spng_ctx *context, const void *png, size_t length)
-{
-    struct spng_ihdr header;
-    spng_set_image_limits(context, LIMIT_SIDE_MAX, LIMIT_SIDE_MAX);
-    spng_set_chunk_limits(context, LIMIT_PNG_CHUNK, LIMIT_PNG_CHUNKS);
-    int rc = spng_set_png_buffer(context, png, length);
-    rc = rc ? rc : spng_get_ihdr(context, &header);
-    if (rc == SPNG_EUSER_WIDTH || rc == SPNG_EUSER_HEIGHT) {
-        snprintf(check->message, sizeof check->message, "asked %ux%u, got a side over %d",
-                 check->width, check->height, LIMIT_SIDE_MAX);
-        return PICTURE_WRONG_SIZE;
-    }
-    if (rc != 0) {
-        snprintf(check->message, sizeof check->message, "not a PNG: %s", spng_strerror(rc));
-        return PICTURE_UNDECODABLE;
-    }
-    if (header.width != check->width || header.height != check->height) {
-        snprintf(check->message, sizeof check->message, "asked %ux%u, got %ux%u", check->width,
-                 check->height, header.width, header.height);
-        return PICTURE_WRONG_SIZE;
-    }
-    return PICTURE_OK;
-}
-
-/* Decodes to 8-bit RGB, whatever the PNG holds. *rgb is the caller's. */
-static enum picture_verdict
-decode(struct picture_check *check, const void *png, size_t length, uint8_t **rgb)
-{
-    CLEANUP(free_spng) spng_ctx *context = spng_ctx_new(0);
-    CLEANUP(free_bytes) uint8_t *pixels = NULL;
-    size_t size = 0;
-    if (context == NULL) {
-        snprintf(check->message, sizeof check->message, "no memory");
-        return PICTURE_UNDECODABLE;
-    }
-    enum picture_verdict verdict = read_header(check, context, png, length);
-    if (verdict != PICTURE_OK) {
-        return verdict;
-    }
-    int rc = spng_decoded_image_size(context, SPNG_FMT_RGB8, &size);
-    if (rc == 0 && size != (size_t)check->width * check->height * CHANNELS) {
-        rc = SPNG_EINTERNAL;
-    }
-    if (rc == 0) {
-        pixels = malloc(size);
-        rc = pixels == NULL ? SPNG_EMEM : 0;
-    }
-    rc = rc ? rc : spng_decode_image(context, pixels, size, SPNG_FMT_RGB8, 0);
-    rc = rc ? rc : spng_decode_chunks(context); /* to the end: a cut file is not delivered */
-    if (rc != 0) {
-        snprintf(check->message, sizeof check->message, "bad PNG: %s", spng_strerror(rc));
-        return PICTURE_UNDECODABLE;
-    }
-    *rgb = pixels;
-    pixels = NULL;
-    return PICTURE_OK;
 }
 
 /* One colour: each channel stays within +- LIMIT_UNIFORM_SPREAD of its middle. */
@@ -145,11 +82,50 @@ encode_webp(struct picture_check *check, const uint8_t *rgb)
     return check->bytes == NULL ? -1 : 0;
 }
 
-enum picture_verdict
-picture_check(struct picture_check *check, void *png, size_t length)
+/* What came in another format and is asked for as PNG. */
+static int
+encode_png(struct picture_check *check, const uint8_t *rgb)
 {
-    CLEANUP(free_bytes) void *input = png;
+    struct spng_ihdr header = { .width = check->width,
+                                .height = check->height,
+                                .bit_depth = 8,
+                                .color_type = SPNG_COLOR_TYPE_TRUECOLOR };
+    spng_ctx *context = spng_ctx_new(SPNG_CTX_ENCODER);
+    int rc = context == NULL ? SPNG_EMEM : spng_set_option(context, SPNG_ENCODE_TO_BUFFER, 1);
+    rc = rc ? rc : spng_set_option(context, SPNG_IMG_COMPRESSION_LEVEL, PNG_LEVEL);
+    rc = rc ? rc : spng_set_ihdr(context, &header);
+    rc = rc ? rc
+            : spng_encode_image(context, rgb, (size_t)check->width * check->height * CHANNELS,
+                                SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE);
+    if (rc == 0) {
+        check->bytes = spng_get_png_buffer(context, &check->length, &rc);
+    }
+    spng_ctx_free(context);
+    return rc == 0 ? 0 : -1;
+}
+
+static int
+encode(struct picture_check *check, const uint8_t *rgb)
+{
+    switch (check->format) {
+    case PICTURE_PNG:
+        return encode_png(check, rgb);
+    case PICTURE_JPEG:
+        return encode_jpeg(check, rgb);
+    case PICTURE_WEBP:
+        return encode_webp(check, rgb);
+    case PICTURE_FORMAT_COUNT:
+        break;
+    }
+    return -1;
+}
+
+enum picture_verdict
+picture_check(struct picture_check *check, void *bytes, size_t length)
+{
+    CLEANUP(free_bytes) void *input = bytes;
     CLEANUP(free_bytes) uint8_t *rgb = NULL;
+    enum picture_format came_as = PICTURE_FORMAT_COUNT;
     check->bytes = NULL;
     check->length = 0;
     check->message[0] = '\0';
@@ -158,26 +134,17 @@ picture_check(struct picture_check *check, void *png, size_t length)
                  LIMIT_PICTURE_BYTES);
         return PICTURE_UNDECODABLE;
     }
-    enum picture_verdict verdict = decode(check, input, length, &rgb);
+    enum picture_verdict verdict = picture_decode(check, input, length, &rgb, &came_as);
     if (verdict != PICTURE_OK) {
         return verdict;
     }
     int rc = 0;
-    switch (check->format) {
-    case PICTURE_PNG:
+    if (came_as == PICTURE_PNG && check->format == PICTURE_PNG) {
         check->bytes = input;
         check->length = length;
         input = NULL;
-        break;
-    case PICTURE_JPEG:
-        rc = encode_jpeg(check, rgb);
-        break;
-    case PICTURE_WEBP:
-        rc = encode_webp(check, rgb);
-        break;
-    case PICTURE_FORMAT_COUNT:
-        rc = -1;
-        break;
+    } else {
+        rc = encode(check, rgb);
     }
     if (rc != 0) {
         snprintf(check->message, sizeof check->message, "cannot be encoded as asked");

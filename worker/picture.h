@@ -24,6 +24,8 @@ struct picture_check {
     char message[160];  /* what is wrong, for people: "asked 64x64, got 32x32" */
 };
 
-/* Decodes png (malloc'ed; taken over: freed or returned as check->bytes), checks it and encodes it.
- * With PICTURE_UNIFORM bytes and sha256 are set too (the caller frees). */
-enum picture_verdict picture_check(struct picture_check *check, void *png, size_t length);
+/* Decodes bytes (PNG, WebP or JPEG; malloc'ed; taken over: freed or returned as check->bytes),
+ * checks the picture and encodes it. A PNG asked for as PNG passes through; anything else is
+ * encoded, also WebP to WebP: its quality is what was asked for. With PICTURE_UNIFORM bytes and
+ * sha256 are set too (the caller frees). */
+enum picture_verdict picture_check(struct picture_check *check, void *bytes, size_t length);

@@ -1,10 +1,10 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/scope.h"
+#include "worker/attach.h"
 #include "worker/instance_private.h"
 #include "worker/port.h"
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -33,99 +33,13 @@ refuse(const char *setting, const char *value, const char *problem)
     return -EINVAL;
 }
 
-/* Names go into log lines, metrics and answers. */
-static bool
-is_name(const char *text, size_t length, size_t max)
-{
-    for (size_t i = 0; i < length; i++) {
-        if (!isalnum((unsigned char)text[i]) && strchr("._:@/-", text[i]) == NULL) {
-            return false;
-        }
-    }
-    return length > 0 && length <= max;
-}
-
+/* The line itself may hold a password: its number is shown. */
 static int
-set_url(struct instance *self, const char *text, size_t length)
+refuse_attach(uint32_t i, const char *wrong)
 {
-    while (length > 0 && text[length - 1] == '/') {
-        length--;
-    }
-    bool http = length > 7 && strncmp(text, "http://", 7) == 0;
-    bool https = length > 8 && strncmp(text, "https://", 8) == 0;
-    if ((!http && !https) || length >= sizeof self->url || memchr(text, '?', length) != NULL ||
-        memchr(text, '#', length) != NULL) {
-        return -EINVAL;
-    }
-    snprintf(self->url, sizeof self->url, "%.*s", (int)length, text);
-    return 0;
-}
-
-/* One word of --attach. NULL, or what is wrong with it. */
-static const char *
-attach_word(struct instance *self, const char *word, size_t length)
-{
-    static const char *const keys[] = { "driver=", "url=", "name=", "model=" };
-    static char problem[320];
-    size_t key = 0;
-    while (key < ARRAY_LENGTH(keys) &&
-           (length < strlen(keys[key]) || memcmp(word, keys[key], strlen(keys[key])) != 0)) {
-        key++;
-    }
-    if (key == ARRAY_LENGTH(keys)) {
-        return "is none of driver=, url=, name=, model=";
-    }
-    const char *value = word + strlen(keys[key]);
-    length -= strlen(keys[key]);
-    switch (key) {
-    case 0:
-        self->driver = driver_find(value, length);
-        snprintf(problem, sizeof problem, "no such driver; there are: %s", driver_names());
-        return self->driver == NULL ? problem : NULL;
-    case 1:
-        return set_url(self, value, length) == 0 ? NULL
-                                                 : "must be http://HOST:PORT, without a query";
-    case 2:
-        snprintf(self->name, sizeof self->name, "%.*s", (int)length, value);
-        return is_name(value, length, LIMIT_WORKER_NAME)
-                   ? NULL
-                   : "must be 1 to 64 letters, digits or ._:@/-";
-    default:
-        snprintf(self->model, sizeof self->model, "%.*s", (int)length, value);
-        self->model_set = true;
-        return is_name(value, length, LIMIT_MODEL_NAME)
-                   ? NULL
-                   : "must be 1 to 64 letters, digits or ._:@/-";
-    }
-}
-
-static int
-read_attach(struct instance *self, const char *line)
-{
-    char problem[512];
-    for (const char *at = line + strspn(line, " \t"); *at != '\0';) {
-        size_t length = strcspn(at, " \t");
-        const char *wrong = attach_word(self, at, length);
-        if (wrong != NULL) {
-            snprintf(problem, sizeof problem, "word '%.*s': %s", (int)(length < 100 ? length : 100),
-                     at, wrong);
-            return refuse("--attach", line, problem);
-        }
-        at += length;
-        at += strspn(at, " \t");
-    }
-    if (self->driver == NULL) {
-        snprintf(problem, sizeof problem, "word driver= is missing; there are: %s", driver_names());
-        return refuse("--attach", line, problem);
-    }
-    if (self->url[0] == '\0') {
-        return refuse("--attach", line, "word url= is missing, as in url=http://127.0.0.1:7861");
-    }
-    if (self->name[0] == '\0') {
-        snprintf(self->name, sizeof self->name, "%.*s", LIMIT_WORKER_NAME,
-                 strstr(self->url, "//") + 2);
-    }
-    return 0;
+    char number[32];
+    snprintf(number, sizeof number, "number %u", i + 1);
+    return refuse("--attach", number, wrong);
 }
 
 static int
@@ -160,15 +74,14 @@ read_start(struct supervisor *self, const struct supervisor_config *config)
 {
     const char *name = config->driver == NULL ? "drawbar" : config->driver;
     uint16_t ports[LIMIT_INSTANCES] = { 0 };
-    const struct driver *driver = driver_find(name, strlen(name));
-    if (driver == NULL) {
-        return refuse("--driver", name, driver_names());
-    }
     self->any_port = config->base_port == 0;
     int rc = self->any_port ? ports_pick(ports, config->n_start) : 0;
     for (uint32_t i = 0; rc == 0 && i < config->n_start; i++) {
         struct instance *instance = &self->instances[i];
-        instance->driver = driver;
+        const char *wrong = attach_read_driver(instance, name);
+        if (wrong != NULL) {
+            return refuse("--driver", name, wrong);
+        }
         instance->life = LIFE_WAITING;
         instance->port = self->any_port ? ports[i] : (uint16_t)(config->base_port + i);
         snprintf(instance->name, sizeof instance->name, "instance-%u", i);
@@ -218,7 +131,8 @@ read_config(struct supervisor *self, const struct supervisor_config *config)
     }
     rc = n_start == 0 ? 0 : read_start(self, config);
     for (uint32_t i = 0; rc == 0 && i < config->n_attach; i++) {
-        rc = read_attach(&self->instances[n_start + i], config->attach[i]);
+        const char *wrong = attach_read(&self->instances[n_start + i], config->attach[i]);
+        rc = wrong == NULL ? 0 : refuse_attach(i, wrong);
     }
     return rc ? rc : check_names(self);
 }

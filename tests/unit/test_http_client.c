@@ -21,6 +21,10 @@ struct world {
     char text[256], type[64], seen[512];
     size_t length;
     char url[128];
+    /* of a stream */
+    struct http_exchange *stream;
+    char heard[256];
+    bool cancels; /* when it hears something */
 };
 
 static void
@@ -47,6 +51,13 @@ on_request(void *context, struct http_exchange *exchange)
         http_on_gone(exchange, gone, w);
     } else if (strcmp(http_path(exchange), "/big") == 0) {
         http_respond_take(exchange, 200, "image/png", calloc(1, BIG), BIG);
+    } else if (strcmp(http_path(exchange), "/stream") == 0) {
+        w->stream = exchange;
+        http_stream_start(exchange);
+        http_on_gone(exchange, gone, w);
+        (void)http_stream_send(exchange, "one", 3);
+    } else if (strcmp(http_path(exchange), "/refused") == 0) {
+        http_respond(exchange, 503, "text/plain", "full", 4);
     } else if (strcmp(http_path(exchange), "/none") == 0) {
         http_respond(exchange, 204, NULL, NULL, 0);
     } else if (strcmp(http_path(exchange), "/moved") == 0) {
@@ -255,5 +266,79 @@ Test(http_client, a_bad_url_is_refused)
         r.url = bad[i];
         cr_assert(zero(ptr, http_client_start(w.client, &r, on_response, &w)), "%s", bad[i]);
     }
+    world_close(&w);
+}
+
+/* Each piece is answered by the next, and the last one by the end. */
+static void
+on_bytes(void *context, const void *bytes, size_t length)
+{
+    struct world *w = context;
+    size_t used = strlen(w->heard);
+    (void)snprintf(w->heard + used, sizeof w->heard - used, "%.*s|", (int)length,
+                   (const char *)bytes);
+    if (w->cancels) {
+        http_call_cancel(&w->call);
+        timer_in_ms(w->timer, 50);
+    } else if (strstr(w->heard, "two") == NULL) {
+        cr_assert(http_stream_send(w->stream, "two", 3));
+    } else {
+        http_stream_end(w->stream);
+    }
+}
+
+Test(http_client, a_stream_is_handed_over_as_it_comes)
+{
+    struct world w;
+    world_open(&w);
+    struct http_request r = request_for(&w, "GET", "/stream");
+    r.on_bytes = on_bytes;
+    run_one(&w, &r);
+    cr_assert(eq(str, w.heard, (char *)"one|two|"));
+    cr_assert(eq(int, w.status, 200));
+    cr_assert(zero(sz, w.length), "the response has no body then");
+    r = request_for(&w, "GET", "/refused");
+    r.on_bytes = on_bytes;
+    w.heard[0] = '\0';
+    run_one(&w, &r);
+    cr_assert(eq(int, w.status, 503));
+    cr_assert(eq(str, w.text, (char *)"full"));
+    cr_assert(zero(sz, strlen(w.heard)), "a refusal is no stream");
+    world_close(&w);
+}
+
+Test(http_client, a_stream_may_be_cancelled_while_it_is_heard)
+{
+    struct world w;
+    world_open(&w);
+    struct http_request r = request_for(&w, "GET", "/stream");
+    r.on_bytes = on_bytes;
+    w.cancels = true;
+    w.call = http_client_start(w.client, &r, on_response, &w);
+    reactor_run(w.reactor);
+    cr_assert(eq(str, w.heard, (char *)"one|"));
+    cr_assert(zero(int, w.n_responses));
+    cr_assert(eq(int, w.n_gone, 1));
+    world_close(&w);
+}
+
+static void
+on_bytes_kept(void *context, const void *bytes, size_t length)
+{
+    struct world *w = context;
+    (void)snprintf(w->heard, sizeof w->heard, "%.*s", (int)length, (const char *)bytes);
+}
+
+Test(http_client, a_stream_that_falls_silent_is_timed_out)
+{
+    struct world w;
+    world_open(&w);
+    struct http_request r = request_for(&w, "GET", "/stream");
+    r.on_bytes = on_bytes_kept;
+    r.limit_ms = 20000;
+    r.quiet_ms = 1000;
+    run_one(&w, &r);
+    cr_assert(eq(int, w.error, ETIMEDOUT));
+    cr_assert(eq(str, w.heard, (char *)"one"));
     world_close(&w);
 }

@@ -121,6 +121,56 @@ Test(picture, webp_is_encoded_at_the_asked_size)
     free(check.bytes);
 }
 
+/* What an app gives that chose another format than PNG. */
+static void *
+given(enum picture_format format, size_t *length)
+{
+    void *png = draw(SIDE, SIDE, SPNG_COLOR_TYPE_TRUECOLOR, gradient, length);
+    struct picture_check check = asked(format);
+    cr_assert(eq(int, picture_check(&check, png, *length), PICTURE_OK), "%s", check.message);
+    *length = check.length;
+    return check.bytes;
+}
+
+Test(picture, webp_and_jpeg_are_taken_and_become_what_was_asked_for)
+{
+    static const enum picture_format formats[] = { PICTURE_WEBP, PICTURE_JPEG };
+    for (size_t i = 0; i < 2; i++) {
+        size_t length = 0;
+        void *bytes = given(formats[i], &length);
+        struct picture_check check = asked(PICTURE_PNG);
+        cr_assert(eq(int, picture_check(&check, bytes, length), PICTURE_OK), "%s", check.message);
+        cr_assert(zero(int, memcmp(check.bytes, "\x89PNG", 4)));
+        struct picture_check again = asked(PICTURE_JPEG);
+        cr_assert(eq(int, picture_check(&again, check.bytes, check.length), PICTURE_OK), "%s",
+                  again.message);
+        free(again.bytes);
+        bytes = given(formats[i], &length);
+        check = asked(formats[i]);
+        check.quality = 20;
+        cr_assert(eq(int, picture_check(&check, bytes, length), PICTURE_OK));
+        cr_assert(lt(sz, check.length, length), "the quality is what was asked for");
+        free(check.bytes);
+    }
+}
+
+Test(picture, webp_and_jpeg_of_another_size_or_cut_are_refused)
+{
+    static const enum picture_format formats[] = { PICTURE_WEBP, PICTURE_JPEG };
+    for (size_t i = 0; i < 2; i++) {
+        size_t length = 0;
+        void *bytes = given(formats[i], &length);
+        struct picture_check check = asked(PICTURE_PNG);
+        check.width = 2 * SIDE;
+        cr_assert(eq(int, picture_check(&check, bytes, length), PICTURE_WRONG_SIZE));
+        cr_assert(eq(str, check.message, (char *)"asked 128x64, got 64x64"));
+        bytes = given(formats[i], &length);
+        check = asked(PICTURE_PNG);
+        cr_assert(eq(int, picture_check(&check, bytes, length / 2), PICTURE_UNDECODABLE));
+        cr_assert(eq(ptr, check.bytes, NULL));
+    }
+}
+
 Test(picture, another_size_than_asked_is_told_with_both_sizes)
 {
     size_t length = 0;

@@ -24,6 +24,23 @@ enum driver_feature {
     DRIVER_INTERRUPT = 2, /* stops a drawing; without it interrupt waits for its end */
 };
 
+/* Words of --attach and --driver that not every driver takes. */
+enum driver_word {
+    WORD_LOGIN = 1,        /* user=, password=: HTTP Basic */
+    WORD_KEY = 2,          /* key=: Authorization: Bearer */
+    WORD_ENDPOINT = 4,     /* endpoint= */
+    WORD_WORKFLOW = 8,     /* workflow= */
+    WORD_EXTRA_STEPS = 16, /* extra_steps= */
+};
+
+/* Their values; "" or 0: not given. */
+struct driver_words {
+    char user[LIMIT_ATTACH_WORD], password[LIMIT_ATTACH_WORD], key[LIMIT_ATTACH_WORD];
+    char endpoint[LIMIT_ATTACH_WORD];
+    char workflow[LIMIT_ATTACH_PATH]; /* a file */
+    uint32_t extra_steps; /* added to the steps asked for: a server that draws one fewer */
+};
+
 /* Answer to a probe. */
 struct health {
     bool answered; /* by a server that makes sense; else `message` says what is wrong */
@@ -34,6 +51,7 @@ struct health {
     char epoch[64];                   /* changes when the server starts anew; "": not told */
     uint32_t max_pixels;              /* of one picture; 0: not told */
     uint32_t last_step_ms;            /* 0: not told */
+    unsigned lacks;                   /* features of the driver that this server has not */
     char message[160];
 };
 
@@ -49,6 +67,7 @@ struct failure {
 struct driver_host {
     struct reactor *reactor;
     struct http_client *http;
+    const struct driver_words *words; /* what the user set; NULL: nothing */
     const char *url; /* where the server is, no '/' at the end; changes only while closed */
     void (*on_probed)(void *context, const struct health *health);
     void (*on_taken)(void *context);
@@ -65,6 +84,9 @@ struct driver_host {
 struct driver {
     const char *name;
     unsigned features; /* enum driver_feature */
+    unsigned words;    /* enum driver_word: those it takes */
+    /* Checks the words when the configuration is read: NULL, or what is wrong. May be NULL. */
+    const char *(*check)(const struct driver_words *words);
     /* Makes the driver of one instance. 0 or -errno. */
     int (*open)(void **out, const struct driver_host *host);
     /* Drops all that is under way, without a report, and frees *self_p. NULL is fine. */
@@ -85,3 +107,8 @@ const struct driver *driver_find(const char *name, size_t length);
 const char *driver_names(void);
 
 extern const struct driver driver_drawbar;
+extern const struct driver driver_sdapi;
+extern const struct driver driver_openai;
+extern const struct driver driver_gradio;
+extern const struct driver driver_sdcpp;
+extern const struct driver driver_comfyui;

@@ -5,7 +5,7 @@
 
 /* The table: a new kind of server is a line here and a file beside this one. */
 static const struct driver *const drivers[] = {
-    &driver_drawbar,
+    &driver_drawbar, &driver_sdapi, &driver_openai, &driver_gradio, &driver_sdcpp, &driver_comfyui,
 };
 
 const struct driver *
