@@ -202,19 +202,18 @@ pack_op(struct packing *self, const struct op *op, const struct envelope *envelo
         arg_reason(self, &op->reason);
         return;
     case OP_FINISH:
-    case OP_RESTORE:
-        if (op->kind == OP_RESTORE && !job_is_terminal(op->header.state)) {
-            arg_text(self, "R");
-            pack_whole(self, op, envelope);
-            return;
-        }
-        arg_text(self, op->kind == OP_FINISH ? "F" : "E");
+        arg_text(self, "F");
         arg_id(self, &op->id);
         arg_record(self, op);
         arg_number(self, retention_s);
         arg_hex(self, envelope->idempotency);
-        if (op->kind == OP_FINISH) {
-            arg_reason(self, &op->reason);
+        arg_reason(self, &op->reason);
+        return;
+    case OP_RESTORE:
+        arg_text(self, job_is_terminal(op->header.state) ? "E" : "R");
+        pack_whole(self, op, envelope);
+        if (job_is_terminal(op->header.state)) {
+            arg_number(self, retention_s);
         }
         return;
     case OP_WORKER_EVICTED:

@@ -365,6 +365,7 @@ on_redis_back(void *context, bool restarted)
     struct broker *self = context;
     if (self->rebuild != NULL) {
         rebuild_up(self->rebuild);
+        store_up(self->store);
         return;
     }
     if (self->store == NULL) {

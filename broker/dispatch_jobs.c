@@ -167,6 +167,9 @@ job_submit(struct dispatch *self, uint32_t gateway, const struct dispatch_event 
     request_put(job->request, ENVELOPE_DEADLINE_AT,
                 self->now.redis_ms + (uint64_t)envelope->expires_in_s * 1000);
     job_move(self, job, IN_SUBMIT);
+    if (MUTANT(EARLY202)) {
+        gateway_accepted(self, gateway, job);
+    }
     return VERDICT_OK;
 }
 
@@ -206,7 +209,9 @@ job_grant(struct dispatch *self, uint32_t index, uint32_t slot)
     struct worker *worker = &self->roster.workers[slot];
     job_dequeue(self, index);
     queue_charge(&self->queue, job);
-    job->header.grant++;
+    if (!MUTANT(NOATT) || job->header.grant == 0) {
+        job->header.grant++;
+    }
     job->header.epoch = self->config.epoch_hash;
     job->header.worker = worker->incarnation;
     job->header.start_ms = self->now.redis_ms;
@@ -219,6 +224,9 @@ job_grant(struct dispatch *self, uint32_t index, uint32_t slot)
     worker->granting++;
     roster_refresh(&self->roster, slot);
     job_move(self, job, IN_GRANT);
+    if (MUTANT(EARLYJOB)) {
+        worker_send_job(self, index, false);
+    }
 }
 
 void
@@ -228,9 +236,13 @@ job_done(struct dispatch *self, uint32_t index, struct slice result)
     bool kept = job_set_result(&self->jobs, job, result);
     assert(kept);
     job->header.tries++; /* a result is proof that the instance took it */
+    job->counted = true;
     job->header.progress = job->step = job->steps;
     job_unlease(self, index);
     job_move(self, job, IN_DONE);
+    if (MUTANT(EARLYACK)) {
+        worker_tell(self, job, FRAME_ACK);
+    }
 }
 
 void
@@ -266,6 +278,9 @@ job_release(struct dispatch *self, uint32_t index, const struct reason *reason, 
     struct job *job = job_at(&self->jobs, index);
     job_unlease(self, index);
     job->header.tries = (uint8_t)(job->header.tries + counted);
+    job->counted = counted;
+    job->fail_told = reason->code != FAIL_NONE && reason->code != FAIL_WORKER_LOST &&
+                     reason->code != FAIL_LEASE_LOST;
     job->header.progress = job->step = 0;
     if (reason->code == FAIL_UNIFORM_IMAGE) {
         job->header.flags |= JOB_FLAG_UNIFORM;
@@ -273,7 +288,8 @@ job_release(struct dispatch *self, uint32_t index, const struct reason *reason, 
     if (counted || final) {
         ordeal_add(job, reason);
     }
-    bool give_up = final || job->header.tries >= LIMIT_TRIES || job->header.grant >= LIMIT_GRANTS;
+    bool give_up = final || job->header.tries >= LIMIT_TRIES + MUTANT(NOLIMIT) ||
+                   job->header.grant >= LIMIT_GRANTS;
     struct op *op = job_move(self, job, give_up ? IN_GIVE_UP : IN_RELEASE);
     op->reason = *reason;
     op->reason.attempt = job->header.grant;
@@ -311,6 +327,9 @@ cancel_begin(struct dispatch *self, uint32_t index)
         job_unlease(self, index);
     }
     job_move(self, job, IN_CANCEL);
+    if (MUTANT(EARLYCANCEL)) {
+        job_answer(self, job, job->header.state);
+    }
 }
 
 enum verdict
@@ -335,7 +354,7 @@ job_cancel(struct dispatch *self, uint32_t gateway, const struct job_id *id,
         return VERDICT_REFUSED;
     }
     job->askers |= 1ULL << gateway;
-    if (job->pending != PENDING_NONE) {
+    if (job->pending != PENDING_NONE && !(MUTANT(NOFREEZE) && job->pending == PENDING_END)) {
         job->cancel_wanted |= !withdraw;
         job->withdraw_wanted |= withdraw;
         return VERDICT_FROZEN;
@@ -446,11 +465,24 @@ grant_committed(struct dispatch *self, uint32_t index)
     watch_tell(self, job);
 }
 
+/* ACK of a FAIL. A worker whose lease was taken from it may hold a result: it hears STALE when it
+ * says so, once the record was read. */
+static void
+fail_answered(struct dispatch *self, struct job *job)
+{
+    if (job->fail_told) {
+        worker_tell(self, job, FRAME_ACK);
+    }
+    job->fail_told = false;
+}
+
 static void
 end_committed(struct dispatch *self, uint32_t index)
 {
     struct job *job = job_at(&self->jobs, index);
-    if (job->was == JOB_RUNNING) {
+    if (job->was == JOB_RUNNING && job->header.state == JOB_FAILED) {
+        fail_answered(self, job);
+    } else if (job->was == JOB_RUNNING) {
         worker_tell(self, job, job->header.state == JOB_CANCELLED ? FRAME_STOP : FRAME_ACK);
     }
     job_answer(self, job, job->header.state);
@@ -486,7 +518,7 @@ job_committed(struct dispatch *self, const struct dispatch_event *event)
         return VERDICT_FROZEN;
     }
     job->pending = PENDING_NONE;
-    job->restored = false;
+    job->restored = job->counted = false;
     if (pending == PENDING_SUBMIT && event->outcome != COMMIT_DONE) {
         return submit_committed(self, index, event);
     }
@@ -508,7 +540,7 @@ job_committed(struct dispatch *self, const struct dispatch_event *event)
         break;
     case PENDING_REQUEUE:
         job_enqueue(self, index);
-        worker_tell(self, job, FRAME_ACK);
+        fail_answered(self, job);
         watch_tell(self, job);
         break;
     case PENDING_END:
@@ -574,6 +606,8 @@ job_restore_all(struct dispatch *self)
             if (job->pending != PENDING_NONE) { /* its transition is committed behind this */
                 op->header.state = job->was;
                 op->header.revision--;
+                op->header.grant = (uint8_t)(op->header.grant - (job->pending == PENDING_GRANT));
+                op->header.tries = (uint8_t)(op->header.tries - job->counted);
                 job->restored = true;
                 op->result = (struct slice){ 0 };
             }
@@ -581,9 +615,21 @@ job_restore_all(struct dispatch *self)
     }
 }
 
+/* While Redis is away, and shortly after, any end may have to be committed again: it may have lost
+ * what it confirmed last. */
+static bool
+redis_is_steady(const struct dispatch *self)
+{
+    return self->sweep_ms == 0 || (self->now.mono_ms - self->sweep_ms <= LIMIT_CLOCK_SLIP_MS &&
+                                   self->now.mono_ms - self->steady_from_ms >= LIMIT_RECENT_MS);
+}
+
 void
 job_forget_recent(struct dispatch *self)
 {
+    if (!redis_is_steady(self)) {
+        return;
+    }
     while (self->recent.first != JOB_NOBODY) {
         uint32_t index = self->recent.first;
         if (self->now.mono_ms - job_at(&self->jobs, index)->recent.end_ms < LIMIT_RECENT_MS) {

@@ -11,6 +11,7 @@
  */
 #include "broker/dispatch.h"
 #include "broker/roster.h"
+#include "common/mutant.h"
 
 struct dispatch {
     struct dispatch_config config;
@@ -26,7 +27,8 @@ struct dispatch {
     int64_t silence_from_ms;    /* silences are counted from here on at the earliest */
     int64_t sweep_ms;           /* our time and Redis TIME at the last sweep; 0: none */
     uint64_t sweep_redis_ms;
-    int64_t mass_since_ms; /* since then the eviction of more than half waits; 0: none does */
+    int64_t steady_from_ms; /* since then Redis has answered every sweep in time */
+    int64_t mass_since_ms;  /* since then the eviction of more than half waits; 0: none does */
     uint32_t running;
     struct dispatch_stats stats;
     /* of the step under way */

@@ -68,6 +68,9 @@ clocks_agree(struct dispatch *self)
     int64_t ours = self->now.mono_ms - self->sweep_ms;
     int64_t theirs = (int64_t)(self->now.redis_ms - self->sweep_redis_ms);
     bool first = self->sweep_ms == 0;
+    if (first || ours > LIMIT_CLOCK_SLIP_MS) {
+        self->steady_from_ms = self->now.mono_ms;
+    }
     self->sweep_ms = self->now.mono_ms;
     self->sweep_redis_ms = self->now.redis_ms;
     int64_t slip = theirs > ours ? theirs - ours : ours - theirs;

@@ -226,7 +226,7 @@ worker_hello(struct dispatch *self, const struct dispatch_event *event)
     if (hello->incarnation < worker->incarnation) {
         return hello_refuse(self, event, "a newer process of this name is at work", true);
     }
-    if (hello->incarnation > worker->incarnation) {
+    if (hello->incarnation > worker->incarnation && !MUTANT(NOINC)) {
         release_unheld(self, &worker->leases, &nothing); /* they died with the old process */
         worker->granting = 0;
         worker->speed = 0;
@@ -245,7 +245,9 @@ worker_hello(struct dispatch *self, const struct dispatch_event *event)
     if (worker->draining) {
         worker_send(self, worker, FRAME_DRAIN); /* the session that was told is gone */
     }
-    release_unheld(self, &worker->leases, &hello->leases);
+    if (!MUTANT(NOINC)) {
+        release_unheld(self, &worker->leases, &hello->leases);
+    }
     release_orphans(self, worker->incarnation, &hello->leases);
     hello_leases(self, slot, &hello->leases);
     roster_count_kinds(&self->roster);
@@ -265,6 +267,9 @@ state_leases(struct dispatch *self, struct worker *worker, const struct worker_s
         next = job->next;
         struct lease lease = job_lease(job);
         const struct held_lease *held = held_find(&state->leases, &lease);
+        if (MUTANT(NOINVENTORY) || (MUTANT(NOINC) && job->header.worker != worker->incarnation)) {
+            continue;
+        }
         if (held != NULL) {
             job->taken |= held->taken;
         } else if (job->lease.number <= state->last_job) {
@@ -353,7 +358,9 @@ leased_job(struct dispatch *self, const struct worker *worker, const struct leas
     }
     struct lease own = job_lease(job);
     bool same = lease_equal(&own, lease) && job->header.worker == worker->incarnation;
-    if (same && job->header.state == JOB_SUCCEEDED) {
+    same |= MUTANT(BYJOB);
+    same &= !MUTANT(EPOCHCMP) || lease->epoch == self->config.epoch_hash;
+    if (same && job->header.state == JOB_SUCCEEDED && !MUTANT(DUPSTALE)) {
         *verdict = VERDICT_OK; /* its ACK was lost */
         return JOB_NOBODY;
     }
@@ -373,6 +380,9 @@ lease_ask(struct dispatch *self, const struct worker *worker, enum inquiry_kind 
     };
     send_read(self, &inquiry);
     self->stats.stale++;
+    if (MUTANT(STALEUNFENCED) || (MUTANT(UNLOADEDSTALE) && !self->loaded)) {
+        worker_send(self, worker, FRAME_STALE)->leased.lease = *lease;
+    }
     return VERDICT_STALE;
 }
 
@@ -535,7 +545,8 @@ worker_record(struct dispatch *self, const struct dispatch_event *event)
     if (same && header->state == JOB_RUNNING) {
         return VERDICT_FROZEN; /* ours after all: the repeated frame is taken */
     }
-    bool accepted = same && header->state == JOB_SUCCEEDED;
+    same &= !MUTANT(NOREAD) || (header != NULL && !job_is_terminal(header->state));
+    bool accepted = same && header->state == JOB_SUCCEEDED && !MUTANT(DUPSTALE);
     worker_send(self, worker, accepted ? FRAME_ACK : FRAME_STALE)->leased.lease = inquiry->lease;
     return accepted ? VERDICT_OK : VERDICT_STALE;
 }

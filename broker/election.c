@@ -57,6 +57,15 @@ is_number(const redisReply *reply, size_t i)
 
 static void elect(struct election *self);
 
+/* The last term that Redis knows of came before ours: it lost its tail, and our election with it.
+ */
+static bool
+is_older(const struct election *self, const redisReply *refusal)
+{
+    return refusal->elements > 1 && refusal->element[1]->type == REDIS_REPLY_STRING &&
+           strtoull(refusal->element[1]->str, NULL, 10) < strtoull(self->token, NULL, 10);
+}
+
 static void
 on_renewed(void *context, const redisReply *reply)
 {
@@ -66,7 +75,7 @@ on_renewed(void *context, const redisReply *reply)
         return;
     }
     if (is_number(reply, 0) && reply->element[0]->integer == 0) {
-        if (strcmp(self->run_id, self->seen_run) == 0) {
+        if (strcmp(self->run_id, self->seen_run) == 0 || !is_older(self, reply)) {
             lost(self);
         } else {
             self->standing = REGAINING;
@@ -132,7 +141,12 @@ on_elect(void *context, const redisReply *reply)
         log_error("elect-refused error=\"{drawbar}:secret is not 64 hex digits\"");
         return;
     }
-    (void)snprintf(self->token, sizeof self->token, "%s", reply->element[1]->str);
+    const char *token = reply->element[1]->str;
+    if (regaining && strtoull(token, NULL, 10) > strtoull(self->token, NULL, 10)) {
+        lost(self); /* somebody led after us: what we remember is older than what Redis has */
+        regaining = false;
+    }
+    (void)snprintf(self->token, sizeof self->token, "%s", token);
     (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
     self->standing = LEADING;
     self->told_waiting = false;

@@ -9,8 +9,9 @@
  * A term lasts LIMIT_LEADER_TTL_MS from each renewal. While Redis is away a leader keeps its term:
  * it can commit nothing, so it promises nothing, and its renewal succeeds as long as nobody else
  * was elected. A leader that finds its term gone from a restarted Redis stands for election at once
- * and keeps its memory if it wins. A Redis that could lose acknowledged jobs by its configuration
- * (appendonly off, a policy other than noeviction) is refused, unless `accept_volatile`.
+ * and keeps its memory if it wins, unless the new term's number shows that somebody led after it. A
+ * Redis that could lose acknowledged jobs by its configuration (appendonly off, a policy other than
+ * noeviction) is refused, unless `accept_volatile`.
  */
 #include "common/redis_client.h"
 

@@ -52,6 +52,8 @@ struct job {
     bool cancel_wanted; /* a CANCEL came while frozen */
     bool withdraw_wanted;
     bool restored;           /* an OP_RESTORE left while a transition was pending */
+    bool counted;            /* the pending transition added a try */
+    bool fail_told;          /* and answers the worker's FAIL */
     bool taken;              /* the instance took the running lease */
     bool resent;             /* its JOB was sent twice */
     uint32_t heap_at;        /* place in the deadline heap; JOB_NOBODY: not in it */

@@ -17,6 +17,7 @@ struct batch {
     struct op_queue ops;
     uint64_t n;    /* its number; 0: this slot is empty */
     bool sent;     /* on the wire, unanswered */
+    bool doubtful; /* sent on a connection that broke: a copy of it may have run, or run yet */
     bool end_only; /* holds no submit: goes through commit_end, which runs when memory is full */
 };
 
@@ -96,6 +97,7 @@ static void
 batch_fill(struct store *self, struct batch *batch)
 {
     batch->end_only = true;
+    batch->doubtful = false;
     while (self->waiting.first != NULL && !is_full(&batch->ops)) {
         struct packed_op *op = op_queue_take(&self->waiting);
         batch->end_only &= op->kind != OP_SUBMIT;
@@ -293,6 +295,19 @@ batch_without_submits(struct store *self)
     kick_now(self->kick);
 }
 
+/* Redis is out of memory. */
+static void
+batch_refused(struct store *self, struct batch *batch)
+{
+    batch->sent = false;
+    if (batch->doubtful) { /* its number stands for these ops for good, submits included */
+        batch->end_only = true;
+        kick_now(self->kick);
+    } else if (batch == &self->flight[0]) {
+        batch_without_submits(self);
+    } /* else: its turn comes when the older one is answered */
+}
+
 static struct batch *
 batch_of(struct store *self, uint64_t n)
 {
@@ -309,6 +324,7 @@ batch_reply(struct store *self, struct batch *batch, const redisReply *reply)
 {
     if (reply == NULL) {
         batch->sent = false; /* whether it ran is unknown; store_up() sends it again */
+        batch->doubtful = true;
     } else if (reply_is(reply, "FENCED")) {
         self->events.on_fenced(self->events.context);
     } else if (reply_is(reply, "GAP")) {
@@ -317,8 +333,8 @@ batch_reply(struct store *self, struct batch *batch, const redisReply *reply)
     } else if (reply_is(reply, "OK") && reply->elements >= 2 && batch == &self->flight[0]) {
         batch_answered(self, reply);
     } else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "OOM", 3) == 0 &&
-               batch == &self->flight[0]) {
-        batch_without_submits(self);
+               !batch->end_only) {
+        batch_refused(self, batch);
     } else {
         log_error("store-commit-refused error=\"%s\"",
                   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");

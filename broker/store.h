@@ -7,7 +7,8 @@
  * LIMIT_BATCH_BYTES bytes, LIMIT_BATCHES_IN_FLIGHT in flight), in the order they came. An
  * unanswered batch is sent again, word for word under its number, when the connection is back:
  * Redis applies each number once. A batch that Redis refuses for want of memory is formed again
- * without its submits, which are answered COMMIT_NO_ROOM.
+ * without its submits, which are answered COMMIT_NO_ROOM; not if a copy of it may have run: then
+ * its number stands for all its ops.
  *
  *     commit          kick                 reply OK
  *    --------> WAITING ----> IN FLIGHT n ------------> on_committed, one an op, in order

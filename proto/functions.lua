@@ -42,8 +42,9 @@ end
 
 local function renew(_, args)
   local token, ttl, nonce, gateways, workers = args[1], args[2], args[3], args[4], args[5]
-  if redis.call('GET', EPOCH) ~= token then
-    return { 0 }
+  local epoch = redis.call('GET', EPOCH)
+  if epoch ~= token then
+    return { 0, epoch or '' }
   end
   local number = string.match(token, '^%d+')
   redis.call('SET', LEADER, table.concat({ nonce, number, gateways, workers }, ' '), 'PX', ttl)
@@ -145,18 +146,20 @@ end
 
 -- The same for a job that has ended.
 ops.E = function(args, i)
-  local id, record, ttl, idem = args[i], args[i + 1], args[i + 2], args[i + 3]
+  local id, idem, record, ttl = args[i], args[i + 4], args[i + 6], args[i + 7]
   local header = redis.call('GETRANGE', JOB .. id, 0, HEADER - 1)
   if #header == HEADER and
     struct.unpack('<I4', header, REVISION_AT) >= struct.unpack('<I4', record, REVISION_AT) then
-    return '-', 4
+    return '-', 8
   end
   redis.call('SET', JOB .. id, record, 'EX', ttl)
   redis.call('ZREM', LIVE, id)
+  redis.call('ZADD', TENANT .. args[i + 3], args[i + 2], id) -- its submit may be lost as well
   if idem ~= '' then
+    redis.call('SET', IDEM .. idem, args[i + 5], 'NX')
     redis.call('EXPIRE', IDEM .. idem, ttl)
   end
-  return '+', 4
+  return '+', 8
 end
 
 -- Evicted: no longer swept, still listed. Left for good: not listed either.

@@ -6,6 +6,8 @@
 #     lint         tests/lint.sh                                   build-gcc, build-clang   warnings are errors
 #     unit         every Criterion test                            fuzz                     each decoder, FUZZ_SECONDS (30)
 #     sanitizers   unit and a short system run under ASan + UBSan  system                   real processes
+#     storm        both cores in simulated worlds, STORM_SEEDS (1500)
+#     instances    the simulated and the reference instance; installs PyTorch (CPU) into the cache once
 #
 # Environment: DRAWBAR_BUILD   where build directories go (default: a directory of this clone in the
 #                              user's cache; nothing is written into the clone)
@@ -105,6 +107,16 @@ suite_system() {
     run_counted /usr/bin/python3 "$source_dir/tests/system/run.py" --build "$build_root/gcc" --jobs "$jobs"
 }
 
+suite_storm() {
+    build_gcc || { failed=$((failed + 1)); return; }
+    count_one "$build_root/gcc/tests/storm/storm" --seeds "${STORM_SEEDS:-1500}"
+}
+
+suite_instances() {
+    build_gcc || { failed=$((failed + 1)); return; }
+    run_counted env DRAWBAR_BUILD="$build_root" "$source_dir/tests/instances/run.sh"
+}
+
 counts() { # PASSED FAILED SKIPPED
     printf '%d passed, %d failed' "$1" "$2"
     if [ "$3" -gt 0 ]; then printf ', %d skipped' "$3"; fi
@@ -125,9 +137,9 @@ suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(unit fuzz sanitizers system)
 for suite in "${suites[@]}"; do
     case $suite in
-    lint | build-gcc | build-clang | unit | fuzz | sanitizers | system) ;;
+    lint | build-gcc | build-clang | unit | fuzz | sanitizers | system | storm | instances) ;;
     *)
-        echo "run.sh: no suite \"$suite\"; there are lint build-gcc build-clang unit fuzz sanitizers system" >&2
+        echo "run.sh: no suite \"$suite\"; there are lint build-gcc build-clang unit fuzz sanitizers system storm instances" >&2
         exit 2
         ;;
     esac

@@ -3,6 +3,7 @@
  * agent_inside — what agent.c (the step), agent_session.c (Redis and the leader), agent_lease.c
  * (leases and places) and agent_picture.c (what was drawn) share. Nobody else includes it.
  */
+#include "common/mutant.h"
 #include "worker/agent.h"
 
 #define NEVER INT64_MAX

@@ -79,7 +79,7 @@ forget(struct agent *self, struct held *held)
 void
 agent_held_tell(struct agent *self, struct held *held)
 {
-    held->due_ms = self->now_ms + LIMIT_REPEAT_MS;
+    held->due_ms = MUTANT(NORESEND) ? NEVER : self->now_ms + LIMIT_REPEAT_MS;
     if (self->session_state == SESSION_OPEN) {
         bool done = held->open.state == HELD_DONE;
         agent_do_slot(self, done ? AGENT_DO_DONE : AGENT_DO_FAIL, held);
@@ -345,7 +345,7 @@ agent_lease_on_welcome(struct agent *self)
 {
     for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
         struct held *held = &self->held[i];
-        if (is_finished(held)) {
+        if (is_finished(held) && !MUTANT(NORESEND)) {
             held->due_ms = self->now_ms; /* the next tick tells it */
         } else if (held->regrant_ms != NEVER) {
             held->regrant_ms = self->now_ms;

@@ -90,7 +90,7 @@ def a_deposed_leader_is_fenced_from_every_function_that_writes_or_reads_jobs():
         check_equal(lib.commit(1, "N", token=old, name="commit_end"), [b"FENCED"], "commit_end")
         check_equal(lib.call("read", old, id_text(new_id())), [b"FENCED"], "read")
         check_equal(lib.call("sweep", old, 1000), [b"FENCED"], "sweep")
-        check_equal(lib.call("renew", old, 1000, "me", "-", "-"), [0], "renew")
+        check_equal(lib.call("renew", old, 1000, "me", "-", "-")[0], 0, "renew")
         lib.call("resign", old)
         check(lib.redis.call("GET", "{drawbar}:leader"), "the other leads on")
 
@@ -113,8 +113,9 @@ def a_leader_renews_an_expired_term_unless_somebody_was_elected_since():
         check_equal(lib.redis.leader()[2:], ["a:1", "b:2"], "doors")
         lib.call("renew", lib.token, 50, "me", "a:1", "b:2")
         until(lambda: lib.redis.call("GET", "{drawbar}:leader") is None, 3, "the term ends")
-        lib.elect("other")
-        check_equal(lib.call("renew", lib.token, 60000, "me", "a:1", "b:2"), [0], "renewed after another's election")
+        newer = lib.elect("other")[1]
+        check_equal(lib.call("renew", lib.token, 60000, "me", "a:1", "b:2"), [0, newer],
+                    "renewed after another's election: who came after")
 
 
 @test()
@@ -156,6 +157,17 @@ def a_restore_writes_only_over_nothing_or_an_older_revision():
         check_equal(restore(2, 5), b"-", "over the same revision")
         check_equal(restore(3, 4), b"-", "over a newer one")
         check_equal(restore(4, 6), b"+", "over an older one")
+
+
+@test()
+def an_ended_job_is_restored_with_its_key_and_its_place_in_the_list():
+    with Library() as lib:
+        job = id_text(new_id())
+        lib.commit(1, "E", job, 7, 7, "default", "ab", f"{job} cd", record(SUCCEEDED, 3), 1000)
+        check_equal(lib.commit(2, *submit(id_text(new_id()), 8, "ab", "another"))[1], b"K", "the same key again")
+        check(0 < lib.redis.call("TTL", "{drawbar}:i:ab") <= 1000, "the key lives as long as its job")
+        check_equal(lib.redis.call("ZSCORE", "{drawbar}:t:default", job), b"7", "listed")
+        check_equal(lib.redis.call("ZSCORE", "{drawbar}:live", job), None, "not live")
 
 
 @test()

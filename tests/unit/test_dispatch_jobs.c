@@ -612,6 +612,28 @@ Test(dispatch_jobs, after_a_restart_of_redis_live_and_recent_jobs_are_written_ag
     cr_assert_eq(w.n_commits - before, 1, "an end is kept for LIMIT_RECENT_MS");
 }
 
+/* Found by the storm: Redis was away longer than LIMIT_RECENT_MS and came back without the end. */
+Test(dispatch_jobs, an_end_is_kept_while_redis_is_away_and_until_it_is_steady_again)
+{
+    worker_in(0, 100);
+    worker_state(0, 1);
+    submit(1);
+    sweep(NULL, 0);
+    worker_done(0, lease_of(1));
+    later(2 * LIMIT_RECENT_MS);
+    tick();
+    cr_assert_not_null(job_in(1), "no sweep was answered meanwhile");
+    sweep(NULL, 0);
+    tick();
+    cr_assert_not_null(job_in(1), "the first answer comes before the restore");
+    for (int ms = 0; ms < LIMIT_RECENT_MS; ms += LIMIT_SWEEP_MS) {
+        later(LIMIT_SWEEP_MS);
+        sweep(NULL, 0);
+    }
+    tick();
+    cr_assert_null(job_in(1));
+}
+
 Test(dispatch_jobs, a_job_that_moved_while_redis_lost_it_is_restored_and_not_dropped)
 {
     worker_in(0, 100);
@@ -623,6 +645,7 @@ Test(dispatch_jobs, a_job_that_moved_while_redis_lost_it_is_restored_and_not_dro
     cr_assert_eq(last_commit()->kind, OP_RESTORE);
     cr_assert_eq(last_commit()->header.state, JOB_QUEUED, "as it was told");
     cr_assert_eq(last_commit()->header.revision, 1);
+    cr_assert_eq(last_commit()->header.grant, 0, "the grant is not yet given");
     commit_as(COMMIT_ABSENT, 0); /* the grant met no record */
     cr_assert_eq(last_commit()->kind, OP_TOUCH, "it goes again, behind the restore");
     cr_assert_eq(count_sent(FRAME_JOB), 0);

@@ -375,6 +375,19 @@ Test(dispatch_workers, a_late_result_of_an_evicted_worker_is_read_about_and_then
     cr_assert_eq(count_sent(FRAME_STALE), 1);
 }
 
+/* Found by the storm: the ACK of the requeue made the worker forget a result that nobody had. */
+Test(dispatch_workers, a_lease_taken_back_is_not_acknowledged_to_its_worker)
+{
+    start_one();
+    struct lease lease = lease_of(1);
+    w.auto_commit = false;
+    w.workers[0].n_held = 0;
+    worker_state(0, 0); /* it does not list it: released */
+    worker_done(0, lease);
+    commit();
+    cr_assert_eq(count_sent(FRAME_ACK), 0);
+}
+
 Test(dispatch_workers, the_same_lease_on_a_succeeded_record_is_acknowledged)
 {
     start_one();
