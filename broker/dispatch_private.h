@@ -4,6 +4,7 @@
  *
  *   dispatch.c         events in, time, rebuild
  *   dispatch_jobs.c    transitions of a job: begin (commit leaves) and committed (effects leave)
+ *   dispatch_rebuild.c jobs loaded, restored, forgotten
  *   dispatch_workers.c sessions, leases, results
  *   dispatch_match.c   pulls meet jobs
  *   dispatch_silence.c who is silent, and who is evicted for it
@@ -49,13 +50,20 @@ void job_expire(struct dispatch *self, uint32_t index);
 void job_release(struct dispatch *self, uint32_t index, const struct reason *reason, bool counted,
                  bool final);
 enum verdict job_committed(struct dispatch *self, const struct dispatch_event *event);
+/* The state that may be told: that of the last committed transition. */
+enum job_state job_told_state(const struct job *job);
+struct lease job_lease(const struct job *job);
+
+/* Fills in what every op of a job says. */
+struct op *job_op(struct dispatch *self, struct job *job, enum op_kind kind);
+/* Puts a QUEUED job into its tree and the deadline heap. */
+void job_enqueue(struct dispatch *self, uint32_t index);
+
+/* -- dispatch_rebuild.c -- */
 /* Puts a loaded record into memory. */
 enum verdict job_load(struct dispatch *self, const struct dispatch_event *event);
 void job_restore_all(struct dispatch *self);
 void job_forget_recent(struct dispatch *self);
-/* The state that may be told: that of the last committed transition. */
-enum job_state job_told_state(const struct job *job);
-struct lease job_lease(const struct job *job);
 
 /* -- dispatch_workers.c -- */
 enum verdict worker_frame(struct dispatch *self, const struct dispatch_event *event);

@@ -62,10 +62,11 @@ Test(cli_job, more_pictures_than_there_can_be_are_not_read)
 {
     char text[2048] = "{\"id\":\"A\",\"status\":\"succeeded\",\"images\":[{}";
     struct job job;
+    size_t length = strlen(text);
     for (int i = 0; i < 20; i++) {
-        strcat(text, ",{}");
+        length += (size_t)snprintf(text + length, sizeof text - length, ",{}");
     }
-    strcat(text, "]}");
+    snprintf(text + length, sizeof text - length, "]}");
     cr_assert(read_text(&job, text) == 0);
     cr_assert(job.n_images == LIMIT_IMAGES);
 }

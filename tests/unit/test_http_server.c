@@ -344,7 +344,8 @@ Test(http_server, a_body_up_to_the_limit_is_taken)
 {
     static char request[BODY_MAX + 4096];
     for (int length = BODY_MAX; length <= BODY_MAX + 1; length++) {
-        int n = sprintf(request, "PUT /echo HTTP/1.1\r\nContent-Length: %d\r\n" END, length);
+        int n = snprintf(request, sizeof request,
+                         "PUT /echo HTTP/1.1\r\nContent-Length: %d\r\n" END, length);
         memset(request + n, 'b', (size_t)length);
         request[n + length] = '\0';
         expect(request, length == BODY_MAX ? "HTTP/1.1 201" : "HTTP/1.1 413",
@@ -369,7 +370,8 @@ Test(http_server, pipelined_requests_are_answered_in_order)
 Test(http_server, a_large_body_may_follow_an_answer)
 {
     static char request[BODY_MAX + 4096];
-    int n = sprintf(request, "PUT /echo HTTP/1.1\r\nContent-Length: %d\r\n" END, BODY_MAX);
+    int n = snprintf(request, sizeof request, "PUT /echo HTTP/1.1\r\nContent-Length: %d\r\n" END,
+                     BODY_MAX);
     memset(request + n, 'b', BODY_MAX);
     cr_assert(gt(int, BODY_MAX, LIMIT_HTTP_HELD_READ), "more than may be read ahead");
     char *reply = reply_to_two("GET /late HTTP/1.1\r\nHost: a\r\n\r\n", request);

@@ -158,7 +158,7 @@ world_open(struct world *w)
         cr_skip_test("no redis-server in PATH");
     }
     process_setup();
-    strcpy(w->folder, "/tmp/test_redis_XXXXXX");
+    snprintf(w->folder, sizeof w->folder, "/tmp/test_redis_XXXXXX");
     cr_assert(mkdtemp(w->folder) != NULL);
     snprintf(w->url, sizeof w->url, "unix://%s/s", w->folder);
     cr_assert_eq(reactor_new(&w->reactor, false), 0);
@@ -255,7 +255,7 @@ Test(redis_client, a_killed_server_ends_commands_and_a_new_one_is_found)
     WORLD(w);
     char first[64];
     begin_up(&w);
-    strcpy(first, w.run_id);
+    snprintf(first, sizeof first, "%s", w.run_id);
     w.command_at_null = true;
     kill(w.server, SIGSTOP);
     redis_client_call(w.client, on_reply, &w, "INCR n");
