@@ -135,7 +135,7 @@ def throughput(stack, options):
     wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", wrk)
     if options.verbose:
         print(wrk)
-    p50, p99 = (re.search(rf"{p}%\s+(\S+)", wrk).group(1) for p in (50, 99))
+    p50, p99 = (re.search(rf"^ +{p}%\s+(\S+)", wrk, re.M).group(1) for p in (50, 99))
     print(f"submit -> complete, {options.connections} connections, {options.threads} gateway thread(s): "
           f"{acked / options.seconds:,.0f} jobs/s ({requests:,} answers, p50 {p50}, p99 {p99}, "
           f"{wrong.group(1) if wrong else 0} refused)")
