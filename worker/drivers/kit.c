@@ -39,6 +39,34 @@ kit_close(struct kit *self)
 }
 
 int
+kit_driver_open(void **out, size_t size, const struct driver_host *host, reactor_fn on_pause)
+{
+    struct kit *self = calloc(1, size);
+    if (self == NULL || kit_open(self, host, on_pause) != 0) {
+        free(self);
+        return -ENOMEM;
+    }
+    *out = self;
+    return 0;
+}
+
+void
+kit_driver_close(void **self_p)
+{
+    if (*self_p != NULL) {
+        kit_close(*self_p);
+        free(*self_p);
+        *self_p = NULL;
+    }
+}
+
+void
+kit_driver_probe_cancel(void *self)
+{
+    kit_cancel(&((struct kit *)self)->probe);
+}
+
+int
 kit_begin(struct kit *self, const struct draw_request *request)
 {
     const struct envelope *envelope = request->envelope;

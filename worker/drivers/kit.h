@@ -57,6 +57,11 @@ struct kit_request {
 int kit_open(struct kit *self, const struct driver_host *host, reactor_fn on_pause); /* 0, -errno */
 /* Drops what is under way and frees what the kit holds, not the driver. */
 void kit_close(struct kit *self);
+/* For drivers that hold nothing else: the table's open for a driver of `size` bytes, its close, its
+ * probe_cancel. */
+int kit_driver_open(void **out, size_t size, const struct driver_host *host, reactor_fn on_pause);
+void kit_driver_close(void **self_p);
+void kit_driver_probe_cancel(void *self);
 /* Copies the order. 0, or -EINVAL: the prompt is not UTF-8. */
 int kit_begin(struct kit *self, const struct draw_request *request);
 /* Sends the request; fn gets `self` and calls kit_over first. */

@@ -167,34 +167,10 @@ openai_probe(void *context)
     kit_look(&self->kit, path_of(self, places[self->place]), LIMIT_INSTANCE_CONFIG, on_looked);
 }
 
-static void
-openai_probe_cancel(void *context)
-{
-    struct openai *self = context;
-    kit_cancel(&self->kit.probe);
-}
-
-static void
-openai_close(void **self_p)
-{
-    struct openai *self = *self_p;
-    if (self != NULL) {
-        kit_close(&self->kit);
-        free(self);
-        *self_p = NULL;
-    }
-}
-
 static int
 openai_open(void **out, const struct driver_host *host)
 {
-    struct openai *self = calloc(1, sizeof *self);
-    if (self == NULL || kit_open(&self->kit, host, on_pause) != 0) {
-        free(self);
-        return -ENOMEM;
-    }
-    *out = self;
-    return 0;
+    return kit_driver_open(out, sizeof(struct openai), host, on_pause);
 }
 
 const struct driver driver_openai = {
@@ -202,9 +178,9 @@ const struct driver driver_openai = {
     .features = 0,
     .words = WORD_LOGIN | WORD_KEY | WORD_EXTRA_STEPS,
     .open = openai_open,
-    .close = openai_close,
+    .close = kit_driver_close,
     .probe = openai_probe,
-    .probe_cancel = openai_probe_cancel,
+    .probe_cancel = kit_driver_probe_cancel,
     .draw = openai_draw,
     .interrupt = openai_interrupt,
 };

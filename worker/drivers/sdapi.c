@@ -212,34 +212,10 @@ sdapi_probe(void *context)
     kit_look(&self->kit, "/sdapi/v1/options", LIMIT_INSTANCE_CONFIG, on_options);
 }
 
-static void
-sdapi_probe_cancel(void *context)
-{
-    struct sdapi *self = context;
-    kit_cancel(&self->kit.probe);
-}
-
-static void
-sdapi_close(void **self_p)
-{
-    struct sdapi *self = *self_p;
-    if (self != NULL) {
-        kit_close(&self->kit);
-        free(self);
-        *self_p = NULL;
-    }
-}
-
 static int
 sdapi_open(void **out, const struct driver_host *host)
 {
-    struct sdapi *self = calloc(1, sizeof *self);
-    if (self == NULL || kit_open(&self->kit, host, on_pause) != 0) {
-        free(self);
-        return -ENOMEM;
-    }
-    *out = self;
-    return 0;
+    return kit_driver_open(out, sizeof(struct sdapi), host, on_pause);
 }
 
 const struct driver driver_sdapi = {
@@ -247,9 +223,9 @@ const struct driver driver_sdapi = {
     .features = DRIVER_STEPS | DRIVER_INTERRUPT,
     .words = WORD_LOGIN,
     .open = sdapi_open,
-    .close = sdapi_close,
+    .close = kit_driver_close,
     .probe = sdapi_probe,
-    .probe_cancel = sdapi_probe_cancel,
+    .probe_cancel = kit_driver_probe_cancel,
     .draw = sdapi_draw,
     .interrupt = sdapi_interrupt,
 };

@@ -279,34 +279,10 @@ sdcpp_probe(void *context)
     kit_look(&self->kit, "/sdcpp/v1/capabilities", LIMIT_INSTANCE_CONFIG, on_capabilities);
 }
 
-static void
-sdcpp_probe_cancel(void *context)
-{
-    struct sdcpp *self = context;
-    kit_cancel(&self->kit.probe);
-}
-
-static void
-sdcpp_close(void **self_p)
-{
-    struct sdcpp *self = *self_p;
-    if (self != NULL) {
-        kit_close(&self->kit);
-        free(self);
-        *self_p = NULL;
-    }
-}
-
 static int
 sdcpp_open(void **out, const struct driver_host *host)
 {
-    struct sdcpp *self = calloc(1, sizeof *self);
-    if (self == NULL || kit_open(&self->kit, host, on_pause) != 0) {
-        free(self);
-        return -ENOMEM;
-    }
-    *out = self;
-    return 0;
+    return kit_driver_open(out, sizeof(struct sdcpp), host, on_pause);
 }
 
 const struct driver driver_sdcpp = {
@@ -314,9 +290,9 @@ const struct driver driver_sdcpp = {
     .features = DRIVER_INTERRUPT,
     .words = WORD_LOGIN,
     .open = sdcpp_open,
-    .close = sdcpp_close,
+    .close = kit_driver_close,
     .probe = sdcpp_probe,
-    .probe_cancel = sdcpp_probe_cancel,
+    .probe_cancel = kit_driver_probe_cancel,
     .draw = sdcpp_draw,
     .interrupt = sdcpp_interrupt,
 };
