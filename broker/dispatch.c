@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TICK_MS = 100 };
-
 static const char *const verdict_names[VERDICT_COUNT] = {
     "ok", "refused", "no_session", "misplaced", "old_epoch", "stale", "frozen", "bad_record",
 };
@@ -84,11 +82,11 @@ tick(struct dispatch *self)
     expire_due(self);
     job_forget_recent(self);
     if (self->now.mono_ms >= self->second_ms) {
-        self->second_ms = self->now.mono_ms + 1000;
+        self->second_ms = self->now.mono_ms + LIMIT_POSITIONS_MS;
         worker_second(self);
         gateway_second(self);
     }
-    self->tick_ms = self->now.mono_ms + TICK_MS;
+    self->tick_ms = self->now.mono_ms + LIMIT_CORE_TICK_MS;
 }
 
 int64_t

@@ -50,15 +50,14 @@ worker_serve(struct dispatch *self, uint32_t slot)
     }
 }
 
-enum { OFFER_LOOK = 64 }; /* free workers compared for the fastest (choice) */
-
 void
 worker_offer(struct dispatch *self, uint32_t index)
 {
     const struct job *job = job_at(&self->jobs, index);
     uint32_t best = ROSTER_NOBODY;
     uint32_t looked = 0;
-    for (uint32_t slot = self->roster.free_first; slot != ROSTER_NOBODY && looked < OFFER_LOOK;
+    for (uint32_t slot = self->roster.free_first;
+         slot != ROSTER_NOBODY && looked < LIMIT_OFFER_LOOK;
          slot = self->roster.workers[slot].free_next) {
         const struct worker *worker = &self->roster.workers[slot];
         struct avoid_question question = { self, worker->incarnation };

@@ -3,9 +3,7 @@
 #include <string.h>
 
 enum {
-    GATEWAY_SILENT_MS = 10 * LIMIT_STATE_MS,
     ENTRIES_BYTES = LIMIT_FRAME_BYTES / 2, /* of one JOBS frame: the rest goes into another */
-    POSITION_LOOK = 20000, /* job slots looked at a second for each gateway (choice) */
 };
 
 struct frame *
@@ -82,7 +80,7 @@ static struct standing
 job_standing(const struct dispatch *self, const struct job *job)
 {
     struct standing standing = { .eta_s = ETA_UNKNOWN };
-    const struct capability *who[ROSTER_KINDS];
+    const struct capability *who[LIMIT_KINDS];
     uint32_t n = 0;
     double speed = 0;
     double instances = 0;
@@ -453,7 +451,7 @@ send_positions(struct dispatch *self, uint32_t gateway)
 {
     struct gateway *slot = &self->roster.gateways[gateway];
     uint32_t used = self->jobs.n_used;
-    uint32_t look = used < POSITION_LOOK || slot->lagging ? used : POSITION_LOOK;
+    uint32_t look = used < LIMIT_POSITION_LOOK || slot->lagging ? used : LIMIT_POSITION_LOOK;
     struct job_entry *entries = NULL;
     size_t bytes = 0;
     uint32_t n = 0;
@@ -491,7 +489,7 @@ gateway_second(struct dispatch *self)
         if (!slot->used) {
             continue;
         }
-        if (self->now.mono_ms - slot->heard_ms >= GATEWAY_SILENT_MS) {
+        if (self->now.mono_ms - slot->heard_ms >= LIMIT_GATEWAY_SILENT_MS) {
             gateway_close(self, gateway);
         } else {
             send_positions(self, gateway);

@@ -38,9 +38,9 @@ queue_model(struct queue *self, struct slice name)
         }
     }
     if (self->models == NULL) {
-        self->models = calloc(QUEUE_MODELS, sizeof *self->models);
+        self->models = calloc(LIMIT_MODEL_NAMES, sizeof *self->models);
     }
-    if (self->models == NULL || self->n_models == QUEUE_MODELS) {
+    if (self->models == NULL || self->n_models == LIMIT_MODEL_NAMES) {
         return QUEUE_NONE;
     }
     memcpy(self->models[self->n_models], name.bytes, name.length);
@@ -123,7 +123,7 @@ tenant_reuse(struct queue *self)
 static uint32_t
 tenant_new_index(struct queue *self)
 {
-    if (self->n_tenants == QUEUE_TENANTS) {
+    if (self->n_tenants == LIMIT_TENANTS) {
         return tenant_reuse(self);
     }
     if (self->n_tenants == self->tenants_capacity) {
@@ -257,7 +257,7 @@ queue_remove(struct queue *self, uint32_t index)
 static uint32_t
 tree_first(const struct queue *self, uint32_t root, queue_avoids_fn avoids, const void *context)
 {
-    for (uint32_t rank = 0; rank < AVOID_LOOK; rank++) {
+    for (uint32_t rank = 0; rank < LIMIT_AVOID_LOOK; rank++) {
         uint32_t index = order_at(self->jobs, root, rank);
         if (index == JOB_NOBODY || !avoids(context, job_at(self->jobs, index))) {
             return index;

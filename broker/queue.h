@@ -18,9 +18,6 @@
 enum {
     PIXELS_PER_LEVEL =
         65536, /* a size ceiling is a multiple of 256 x 256 pixels: 64 levels to 2048 x 2048 */
-    QUEUE_MODELS = 1024,   /* distinct model names seen (choice) */
-    QUEUE_TENANTS = 65536, /* tenants with queued jobs or unpaid virtual time (choice) */
-    AVOID_LOOK = 64,       /* jobs looked at behind a head that avoids the worker (choice) */
 };
 #define QUEUE_NONE UINT16_MAX
 
@@ -66,7 +63,7 @@ struct queue {
 void queue_setup(struct queue *self, struct jobs *jobs);
 void queue_clear(struct queue *self);
 
-/* The number of a model name, given out at first sight. QUEUE_NONE: QUEUE_MODELS are known. */
+/* The number of a model name, given out at first sight. QUEUE_NONE: LIMIT_MODEL_NAMES are known. */
 uint16_t queue_model(struct queue *self, struct slice name);
 /* Binds a new job to its bucket and tenant (sets job->bucket, ->tenant, ->cost, ->n). False: a
  * bound is reached; nothing changed. */

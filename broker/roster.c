@@ -146,7 +146,7 @@ roster_count_kinds(struct roster *self)
         while (k < self->n_kinds && !can_the_same(&self->kinds[k].can, &worker->can)) {
             k++;
         }
-        if (k == ROSTER_KINDS) {
+        if (k == LIMIT_KINDS) {
             continue; /* estimates ignore the 65th kind; dispatch does not use kinds */
         }
         if (k == self->n_kinds) {

@@ -55,7 +55,7 @@ struct kind {
     double speed;       /* sum over their instances; unknown ones count as SPEED_GUESS */
 };
 
-enum { ROSTER_KINDS = 64, SPEED_GUESS = 6000 /* one H100 draws 8192 units in 1.4 s. gpu.md */ };
+enum { SPEED_GUESS = 6000 /* one H100 draws 8192 units in 1.4 s. gpu.md */ };
 
 struct roster {
     struct worker *workers;
@@ -64,7 +64,7 @@ struct roster {
     struct table by_session, by_name;
     uint32_t free_first, free_last;
     struct gateway gateways[LIMIT_GATEWAYS];
-    struct kind kinds[ROSTER_KINDS];
+    struct kind kinds[LIMIT_KINDS];
     uint32_t n_kinds;
 };
 

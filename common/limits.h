@@ -17,6 +17,15 @@ enum {
     LIMIT_RECENT_MS = 5000,    /* ended jobs stay in memory for a re-commit. rules 3 */
     LIMIT_RECENT_JOBS = 65536, /* and no more of them than this (choice) */
     LIMIT_EXPIRIES_PER_STEP = 256, /* rules 2 */
+    LIMIT_TENANTS = 65536,         /* with live jobs or unpaid virtual time (choice) */
+    LIMIT_MODEL_NAMES = 1024,      /* distinct ones seen by one broker (choice) */
+    LIMIT_KINDS = 64,              /* sorts of workers that estimates tell apart (choice) */
+    LIMIT_AVOID_LOOK = 64, /* jobs looked at behind a head that avoids the worker (choice) */
+    LIMIT_OFFER_LOOK = 64, /* free workers compared for the fastest (choice) */
+    LIMIT_POSITION_LOOK =
+        20000,                /* job slots looked at a second for a gateway's positions (choice) */
+    LIMIT_CORE_TICK_MS = 100, /* of the broker's core: how late an expiry may be noticed (choice) */
+    LIMIT_GATEWAY_SILENT_MS = 10000, /* no PING this long: the session ends (choice) */
 
     /* -- what a request may ask -- */
     LIMIT_PROMPT_CHARS = 4000,  /* Unicode code points; the model reads 512 tokens */
@@ -84,7 +93,6 @@ enum {
     /* -- Redis -- */
     LIMIT_LEADER_TTL_MS = 1500, /* fail-over 1.0-1.6 s; not below 1 s. redis.md 7 */
     LIMIT_RENEW_MS = 500,
-    LIMIT_LEADER_MARGIN_MS = 250, /* stop promising this long before the lease ends by our clock */
     LIMIT_STANDBY_POLL_MS = 100,
     LIMIT_REDIS_MS = 1000,     /* a command not answered in this time ends the connection */
     LIMIT_RECONNECT_MS = 1000, /* longest pause between two tries to connect */

@@ -325,7 +325,7 @@ Test(queue, ahead_counts_what_a_worker_able_to_take_this_one_can_take)
 Test(queue, a_tenant_table_that_is_full_reuses_who_has_no_jobs)
 {
     char name[16];
-    for (uint32_t i = 0; i < QUEUE_TENANTS + 10; i++) {
+    for (uint32_t i = 0; i < LIMIT_TENANTS + 10; i++) {
         snprintf(name, sizeof name, "tenant-%u", i);
         uint32_t index = add_for(name, CLASS_NORMAL);
         cr_assert_neq(index, JOB_NOBODY);
@@ -333,7 +333,7 @@ Test(queue, a_tenant_table_that_is_full_reuses_who_has_no_jobs)
         queue_unbind(&queue, job_at(&jobs, index));
         jobs_remove(&jobs, index);
     }
-    cr_assert_eq(queue.n_tenants, QUEUE_TENANTS);
+    cr_assert_eq(queue.n_tenants, LIMIT_TENANTS);
     cr_assert_eq(queue.tenants_live, 0);
     cr_assert_not_null(queue_tenant(&queue, slice_of(name)));
     cr_assert_null(queue_tenant(&queue, slice_of("tenant-0")), "it was reused");
