@@ -120,6 +120,13 @@ on_page(void *context, const redisReply *reply)
             message_add(&message, key, size);
         }
     }
+    if (self->n_ids == 0) { /* a page of what is no job id: nobody of ours wrote it */
+        free(keys);
+        log_error("rebuild-no-ids from=%u", self->from);
+        self->from += LIMIT_REBUILD_PAGE;
+        ask_page(self);
+        return;
+    }
     self->pending++;
     redis_client_command(self->redis, on_records, self, message.argc, message.argv,
                          message.lengths);

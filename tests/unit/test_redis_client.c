@@ -537,6 +537,6 @@ Test(redis_url, bad_ones_are_refused_and_no_reason_shows_a_password)
         cr_assert(why != NULL && strstr(why, "secret") == NULL);
     }
     memset(huge + 9, 'x', LIMIT_URL);
-    strcpy(huge + 9 + LIMIT_URL, "@h:1");
+    memcpy(huge + 9 + LIMIT_URL, "@h:1", sizeof "@h:1");
     cr_assert_eq(redis_url_parse(&u, huge, &why), -EINVAL);
 }
