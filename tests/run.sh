@@ -7,6 +7,7 @@
 #     unit         every Criterion test                            fuzz                     each decoder, FUZZ_SECONDS (30)
 #     sanitizers   unit and a short system run under ASan + UBSan  system                   real processes
 #     storm        both cores in simulated worlds, STORM_SEEDS (1500)
+#     chaos        real processes, killed, paused, cut off and starved in every phase of a job
 #     instances    the simulated and the reference instance; installs PyTorch (CPU) into the cache once
 #
 # Environment: DRAWBAR_BUILD   where build directories go (default: a directory of this clone in the
@@ -112,6 +113,11 @@ suite_storm() {
     count_one "$build_root/gcc/tests/storm/storm" --seeds "${STORM_SEEDS:-1500}"
 }
 
+suite_chaos() {
+    build_gcc || { failed=$((failed + 1)); return; }
+    run_counted /usr/bin/python3 "$source_dir/tests/system/run.py" --chaos --build "$build_root/gcc" --jobs "$jobs"
+}
+
 suite_instances() {
     build_gcc || { failed=$((failed + 1)); return; }
     run_counted env DRAWBAR_BUILD="$build_root" "$source_dir/tests/instances/run.sh"
@@ -137,9 +143,9 @@ suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(unit fuzz sanitizers system)
 for suite in "${suites[@]}"; do
     case $suite in
-    lint | build-gcc | build-clang | unit | fuzz | sanitizers | system | storm | instances) ;;
+    lint | build-gcc | build-clang | unit | fuzz | sanitizers | system | storm | chaos | instances) ;;
     *)
-        echo "run.sh: no suite \"$suite\"; there are lint build-gcc build-clang unit fuzz sanitizers system storm instances" >&2
+        echo "run.sh: no suite \"$suite\"; there are lint build-gcc build-clang unit fuzz sanitizers system storm chaos instances" >&2
         exit 2
         ;;
     esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""run.py [--build DIR] [-k WORD] [--jobs N] [--short] [--list]: the system tests.
+"""run.py [--build DIR] [--chaos] [-k WORD] [--jobs N] [--short] [--list]: the system tests.
 
-A test is a function under @test in a test_*.py here; its name is the sentence that it shows. Each runs
-in a process of its own, so that one that hangs is ended with all it started. One line a test; the last
-line is `N passed, N failed[, N skipped]`.
+A test is a function under @test in a test_*.py here, or with --chaos in chaos/; its name is the sentence
+that it shows. Each runs in a process of its own, so that one that hangs is ended with all it started. One
+line a test; the last line is `N passed, N failed[, N skipped]`.
 """
 import argparse
 import concurrent.futures
@@ -19,14 +19,15 @@ import time
 import traceback
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path.insert(0, HERE)
+CHAOS = os.path.join(HERE, "chaos")
+sys.path[:0] = [HERE, CHAOS]
 sys.dont_write_bytecode = True
 STATUS_SKIPPED = 77
 
 
-def discover():
+def discover(directory):
     import registry  # pylint: disable=import-outside-toplevel
-    for path in sorted(glob.glob(os.path.join(HERE, "test_*.py"))):
+    for path in sorted(glob.glob(os.path.join(directory, "test_*.py"))):
         importlib.import_module(os.path.basename(path)[:-3])
     return registry.TESTS
 
@@ -71,7 +72,7 @@ def end_children():
     return left
 
 
-def run_one(name):
+def run_one(directory, name):
     """In the test's own process."""
     pr_set_child_subreaper = 36
     ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
@@ -80,7 +81,7 @@ def run_one(name):
     import harness  # pylint: disable=import-outside-toplevel
     status = 0
     try:
-        discover()[name].function()
+        discover(directory)[name].function()
     except harness.Skip as why:
         print(f"    {why}")
         status = STATUS_SKIPPED
@@ -102,9 +103,9 @@ def run_one(name):
     os._exit(status)
 
 
-def run_in_child(test, build):
+def run_in_child(test, build, more):
     started = time.monotonic()
-    child = subprocess.Popen([sys.executable, os.path.realpath(__file__), "--one", test.name],
+    child = subprocess.Popen([sys.executable, os.path.realpath(__file__), *more, "--one", test.name],
                              env=dict(os.environ, DRAWBAR_TEST_BUILD=build, PYTHONDONTWRITEBYTECODE="1"),
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     limit_s = test.limit_s * (3 if "ASAN_OPTIONS" in os.environ else 1)
@@ -134,16 +135,18 @@ def end_tree(pid):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default=os.environ.get("DRAWBAR_TEST_BUILD", ""))
+    parser.add_argument("--chaos", action="store_true", help="the tests in chaos/ instead")
     parser.add_argument("-k", default="", metavar="WORD", help="only tests with the word in name or file")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="only the tests that suit the sanitizers")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     wanted = parser.parse_args()
+    directory, more = (CHAOS, ["--chaos"]) if wanted.chaos else (HERE, [])
     if wanted.one:
-        run_one(wanted.one)
+        run_one(directory, wanted.one)
     os.environ["DRAWBAR_TEST_BUILD"] = build = os.path.realpath(wanted.build) if wanted.build else ""
-    tests = [t for t in discover().values()
+    tests = [t for t in discover(directory).values()
              if wanted.k in f"{t.file}.{t.name}" and (t.short or not wanted.short)]
     if wanted.list:
         for test in tests:
@@ -157,7 +160,7 @@ def main():
     # Those that measure time or open a thousand connections run alone, after the others.
     for group, jobs in (([t for t in tests if not t.alone], wanted.jobs), ([t for t in tests if t.alone], 1)):
         with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(run_in_child, t, build) for t in group]):
+            for done in concurrent.futures.as_completed([pool.submit(run_in_child, t, build, more) for t in group]):
                 test, status, seconds, text = done.result()
                 word = {0: "ok", STATUS_SKIPPED: "skipped"}.get(status, "FAILED")
                 counts[word] += 1
