@@ -104,7 +104,7 @@ remember(uint32_t job, const struct record *after)
     if (header->state == JOB_RUNNING) {
         truth->grants[header->grant].worker = header->worker;
         truth->grants[header->grant].epoch = header->epoch;
-        storm.total_grants++;
+        totals.grants++;
     }
     if (job_is_terminal(header->state)) {
         truth->ended = header->state;
@@ -117,6 +117,7 @@ remember(uint32_t job, const struct record *after)
 void
 check_write(uint32_t job, const struct record *before, const struct record *after)
 {
+    storm.touched = true;
     const struct job_header *header = &after->header;
     bool restored = !before->exists || header->revision > before->header.revision + 1;
     if (before->exists && job_is_terminal(before->header.state)) {
@@ -153,6 +154,7 @@ check_told_end(uint32_t job)
 void
 check_lost(const struct redis_data *before, const struct redis_data *after)
 {
+    storm.touched = true;
     for (uint32_t job = 1; job < JOBS; job++) {
         const struct record *was = &before->records[job];
         const struct record *is = &after->records[job];
@@ -180,6 +182,10 @@ check_recovering(void)
 void
 check_redis(void)
 {
+    if (!storm.touched) {
+        return; /* neither a record nor what was promised has changed since */
+    }
+    storm.touched = false;
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
         const struct record *record = &storm.redis.data.records[job];
         const struct truth *truth = &storm.truth[job];
@@ -234,6 +240,7 @@ check_to_gateway(const struct peer *to, const struct frame *frame)
             broken("job %u: ACCEPTED before its commit", job);
         }
         truth->accepted = true;
+        storm.touched = true;
     } else if (frame->kind == FRAME_ANSWER) {
         uint32_t job = job_number(&frame->answer.id);
         const struct record *record = &storm.redis.data.records[job];
@@ -465,7 +472,7 @@ check_end(void)
             broken("job %u ended %s and is %s", job, job_state_name(storm.truth[job].ended),
                    job_state_name(record->header.state));
         }
-        storm.total_ended[record->header.state]++;
+        totals.ended[record->header.state]++;
     }
     if (!gateway_is_quiet()) {
         broken("a client waits for an answer for ever");

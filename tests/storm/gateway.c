@@ -49,6 +49,15 @@ submit(struct gateway_host *self, uint32_t job)
     send(self, &frame);
 }
 
+/* Its client waits for an answer. */
+static bool
+ticket_is_open(const struct ticket *ticket)
+{
+    return ticket->state == TICKET_WAITING ||
+           (ticket->state == TICKET_WITHDRAWN && !ticket->withdraw_answered) ||
+           (ticket->cancel_wanted && !ticket->cancel_answered);
+}
+
 static void
 ticket_tick(struct gateway_host *self, uint32_t job)
 {
@@ -138,10 +147,7 @@ bool
 gateway_is_quiet(void)
 {
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
-        const struct ticket *ticket = &storm.tickets[job];
-        if (ticket->state == TICKET_WAITING ||
-            (ticket->state == TICKET_WITHDRAWN && !ticket->withdraw_answered) ||
-            (ticket->cancel_wanted && !ticket->cancel_answered)) {
+        if (ticket_is_open(&storm.tickets[job])) {
             return false;
         }
     }
@@ -259,7 +265,7 @@ on_tick(void *owner, void *data)
         send(self, &frame);
     }
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
-        if (storm.tickets[job].gateway == self->index) {
+        if (storm.tickets[job].gateway == self->index && ticket_is_open(&storm.tickets[job])) {
             ticket_tick(self, job);
         }
     }

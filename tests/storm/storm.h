@@ -70,7 +70,8 @@ tag_of(const void *data)
 {
     return (uintptr_t)data;
 }
-__attribute__((format(printf, 1, 2))) void trace(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void trace_line(const char *format, ...);
+#define trace(...) (storm.verbose ? trace_line(__VA_ARGS__) : (void)0)
 __attribute__((format(printf, 1, 2), noreturn)) void broken(const char *format, ...);
 
 /* ---- net ---- */
@@ -402,6 +403,12 @@ void check_stored(const struct worker_host *worker, const struct lease *lease, u
 bool check_recovering(void); /* a power cut's loss is not restored yet */
 void check_end(void);
 
+/* ---- shards ---- */
+
+/* Runs `world` for the seeds from .. from + n - 1 in `jobs` processes and adds up their totals.
+ * False: a promise was broken; the process that saw it has said so. */
+bool shards_run(uint32_t jobs, uint64_t from, uint64_t n, void (*world)(uint64_t seed));
+
 /* ---- the world ---- */
 
 struct weather { /* per mille, drawn once a world */
@@ -430,9 +437,55 @@ struct storm {
     /* kept from world to world */
     struct unpacker *frames;
     struct record_unpacker requests, checks;
-    uint64_t total_ms, total_events, total_jobs, total_ended[JOB_STATE_COUNT], total_grants;
+    bool touched; /* a record or a promise changed since check_redis() looked */
 };
 extern struct storm storm;
+
+/* Over all worlds; what the last lines of a run tell. Sums only: shards are added up. */
+enum fault_kind {
+    FAULT_WORKER_CRASH,
+    FAULT_WORKER_PAUSE,
+    FAULT_WORKER_TWIN,
+    FAULT_WORKER_SLOW,
+    FAULT_WORKER_DRAIN,
+    FAULT_INSTANCE_DIES,
+    FAULT_DRAW_FAILS,
+    FAULT_UPLOAD_FAILS,
+    FAULT_BROKER_CRASH,
+    FAULT_BROKER_PAUSE,
+    FAULT_BROKER_STOP,
+    FAULT_TWO_LEADERS,
+    FAULT_CONNECTION_LOST,
+    FAULT_BLOCKED_ONE_WAY,
+    FAULT_BLOCKED_BOTH_WAYS,
+    FAULT_FRAME_DUPLICATED,
+    FAULT_FRAME_REORDERED,
+    FAULT_QUEUE_FULL,
+    FAULT_REDIS_RESTART,
+    FAULT_REDIS_POWER_CUT,
+    FAULT_REDIS_FAIL_OVER,
+    FAULT_REDIS_TWO_MASTERS,
+    FAULT_REDIS_MEMORY_FULL,
+    FAULT_REDIS_STALLS,
+    FAULT_REDIS_CLOCK_SET,
+    FAULT_REPLY_LOST,
+    FAULT_COMMAND_LATE,
+    FAULT_GATEWAY_CRASH,
+    FAULT_GATEWAY_PAUSE,
+    FAULT_STRANGE_FRAME,
+    FAULT_KIND_COUNT,
+};
+enum { LOST_AT = 256 };
+struct totals {
+    uint64_t ms, events, jobs, ended[JOB_STATE_COUNT], grants, faults[FAULT_KIND_COUNT];
+    uint64_t lost_at[LOST_AT]; /* worlds' replies lost, by the number of the batch in its term */
+};
+extern struct totals totals;
+static inline void
+fault(enum fault_kind kind)
+{
+    totals.faults[kind]++;
+}
 
 struct job_id job_named(uint32_t job);
 /* 0: not one of ours. */
