@@ -37,23 +37,43 @@ job_load(struct dispatch *self, const struct dispatch_event *event)
     return VERDICT_OK;
 }
 
-void
-job_restore_all(struct dispatch *self)
+/* The whole record as it was told last. */
+static void
+restore_one(struct dispatch *self, struct job *job)
 {
-    for (uint32_t i = 0; i < self->jobs.n_used; i++) {
-        struct job *job = job_at(&self->jobs, i);
+    struct op *op = job_op(self, job, OP_RESTORE);
+    if (job->pending != PENDING_NONE) { /* its transition is committed behind this */
+        op->header.state = job->was;
+        op->header.revision--;
+        op->header.grant = (uint8_t)(op->header.grant - (job->pending == PENDING_GRANT));
+        op->header.tries = (uint8_t)(op->header.tries - job->counted);
+        job->restored = true;
+        op->result = (struct slice){ 0 };
+    }
+}
+
+/* In parts: a million effects in one step would be gigabytes. No commit but a restore's is answered
+ * meanwhile, so no job that was told leaves its slot before its turn. */
+void
+job_restore(struct dispatch *self, bool first, uint32_t most)
+{
+    if (first) {
+        self->restoring = true;
+        self->restore_from = 0;
+    } else if (!self->restoring) {
+        return;
+    }
+    uint32_t left = most > 0 && most < LIMIT_RESTORE_CHUNK ? most : LIMIT_RESTORE_CHUNK;
+    uint32_t look = LIMIT_RESTORE_LOOK;
+    while (left > 0 && look > 0 && self->restore_from < self->jobs.n_used) {
+        struct job *job = job_at(&self->jobs, self->restore_from++);
+        look--;
         if (job->request != NULL && job_told_state(job) != JOB_NONE) {
-            struct op *op = job_op(self, job, OP_RESTORE);
-            if (job->pending != PENDING_NONE) { /* its transition is committed behind this */
-                op->header.state = job->was;
-                op->header.revision--;
-                op->header.grant = (uint8_t)(op->header.grant - (job->pending == PENDING_GRANT));
-                op->header.tries = (uint8_t)(op->header.tries - job->counted);
-                job->restored = true;
-                op->result = (struct slice){ 0 };
-            }
+            restore_one(self, job);
+            left--;
         }
     }
+    self->restoring = self->restore_from < self->jobs.n_used;
 }
 
 /* While Redis is away, and shortly after, any end may have to be committed again: it may have lost
@@ -68,7 +88,7 @@ redis_is_steady(const struct dispatch *self)
 void
 job_forget_recent(struct dispatch *self)
 {
-    if (!redis_is_steady(self)) {
+    if (self->restoring || !redis_is_steady(self)) {
         return;
     }
     while (self->recent.first != JOB_NOBODY) {

@@ -33,6 +33,8 @@ struct store {
     uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
     bool asking;                 /* what Redis knows is not known: nothing is sent */
     struct op_queue waiting;
+    bool restoring;       /* on_restore has more: only OP_RESTOREs wait and are in flight */
+    struct op_queue held; /* while restoring: what follows it */
     struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
     struct message message;
     bool sweeping;
@@ -48,6 +50,7 @@ store_free(struct store *self)
         op_queue_clear(&self->flight[i].ops);
     }
     op_queue_clear(&self->waiting);
+    op_queue_clear(&self->held);
     message_destroy(&self->message);
     record_unpacker_destroy(&self->unpacker);
     kick_destroy(&self->kick);
@@ -139,11 +142,16 @@ batch_send(struct store *self, struct batch *batch)
                          self->message.lengths);
 }
 
+static void restore_more(struct store *self);
+
 static void
 store_flush(void *context)
 {
     struct store *self = context;
     self->depth++;
+    if (self->restoring && !self->asking && self->waiting.count < LIMIT_BATCH_OPS) {
+        restore_more(self);
+    }
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead && !self->asking; i++) {
         struct batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
@@ -159,7 +167,9 @@ store_flush(void *context)
 void
 store_commit(struct store *self, const struct op *op)
 {
-    op_queue_append(&self->waiting, op_pack(op, self->retention_s, &self->unpacker));
+    bool held = self->restoring && op->kind != OP_RESTORE;
+    op_queue_append(held ? &self->held : &self->waiting,
+                    op_pack(op, self->retention_s, &self->unpacker));
     kick_now(self->kick);
 }
 
@@ -177,7 +187,7 @@ store_up(struct store *self)
 uint32_t
 store_unanswered(const struct store *self)
 {
-    uint32_t n = self->waiting.count;
+    uint32_t n = self->waiting.count + self->held.count;
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         n += self->flight[i].ops.count;
     }
@@ -369,6 +379,42 @@ queue_move(struct op_queue *to, struct op_queue *from)
     }
 }
 
+/* Keeps back what is not a restore; a restore that was cut short begins anew. */
+static void
+hold(struct op_queue *held, struct op_queue *from)
+{
+    for (struct packed_op *op; (op = op_queue_take(from)) != NULL;) {
+        if (op->kind == OP_RESTORE) {
+            free(op);
+        } else {
+            op_queue_append(held, op);
+        }
+    }
+}
+
+static void
+restore_part(struct store *self, bool first)
+{
+    self->restoring = true; /* so that what else this commits is held */
+    bool more = self->events.on_restore(self->events.context, first);
+    if (self->dead) {
+        return;
+    }
+    self->restoring = more;
+    if (!more) {
+        queue_move(&self->waiting, &self->held);
+    }
+}
+
+static void
+restore_more(struct store *self)
+{
+    restore_part(self, false);
+    if (!self->dead && self->restoring && self->waiting.count < LIMIT_BATCH_OPS) {
+        kick_now(self->kick); /* a part with few jobs: the next one in the next turn */
+    }
+}
+
 /* Redis lacks batches that it had acknowledged: everything is committed again, then what waits. */
 static void
 restore(struct store *self, uint64_t last)
@@ -376,16 +422,17 @@ restore(struct store *self, uint64_t last)
     struct op_queue held;
     op_queue_setup(&held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
-        queue_move(&held, &self->flight[i].ops);
+        hold(&held, &self->flight[i].ops);
         self->flight[i].n = 0;
         self->flight[i].sent = false;
     }
-    queue_move(&held, &self->waiting);
+    hold(&held, &self->waiting);
+    queue_move(&held, &self->held);
+    queue_move(&self->held, &held);
     log_warn("redis-lost-tail batches=%llu", (unsigned long long)(self->answered_n - last));
     self->next_n = last + 1;
     self->answered_n = last;
-    self->events.on_tail_lost(self->events.context);
-    queue_move(&self->waiting, &held);
+    restore_part(self, true);
 }
 
 static void
@@ -569,6 +616,7 @@ store_new(struct store **out, struct reactor *reactor, const struct store_config
         return -ENOMEM;
     }
     op_queue_setup(&self->waiting);
+    op_queue_setup(&self->held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         op_queue_setup(&self->flight[i].ops);
     }

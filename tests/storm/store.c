@@ -45,6 +45,8 @@ batch_copy(struct paper_batch *to, struct paper_batch *from)
 /* ---- sending ---- */
 
 static void on_batch(void *owner, const struct command *command, const struct reply *reply);
+static void restore_part(struct broker_host *broker, bool first);
+static void kick(struct broker_host *broker);
 
 static void
 batch_send(struct broker_host *broker, struct paper_batch *batch)
@@ -75,6 +77,12 @@ flush(void *owner, void *data)
         return;
     }
     self->kicked = false;
+    if (self->restoring && !self->asking && self->waiting.count < 4) {
+        restore_part(broker, false);
+        if (self->restoring && self->waiting.count < 4) {
+            kick(broker);
+        }
+    }
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->asking; i++) {
         struct paper_batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
@@ -148,7 +156,8 @@ store_commit(struct broker_host *broker, const struct op *op)
         record->key = storm.tickets[paper->job].key;
         paper_result(record, op);
     }
-    batch_append(&broker->store.waiting, paper);
+    bool held = broker->store.restoring && op->kind != OP_RESTORE;
+    batch_append(held ? &broker->store.held : &broker->store.waiting, paper);
     kick(broker);
 }
 
@@ -280,22 +289,48 @@ move(struct paper_batch *to, struct paper_batch *from)
 }
 
 static void
+hold(struct paper_batch *held, struct paper_batch *from)
+{
+    for (struct paper_op *op; (op = batch_take(from)) != NULL;) {
+        if (op->kind != OP_RESTORE) { /* a restore that was cut short begins anew */
+            batch_append(held, op);
+        }
+    }
+}
+
+/* Small parts, so that much can go wrong between two of them. */
+static void
+restore_part(struct broker_host *broker, bool first)
+{
+    struct paper_store *self = &broker->store;
+    self->restoring = true;
+    broker_step(broker,
+                &(struct dispatch_event){ .kind = first ? EVENT_RESTORE : EVENT_RESTORE_MORE,
+                                          .most = 1 + any(8) });
+    self->restoring = dispatch_is_restoring(broker->dispatch);
+    if (!self->restoring) {
+        move(&self->waiting, &self->held);
+    }
+}
+
+static void
 restore(struct broker_host *broker, uint64_t last)
 {
     struct paper_store *self = &broker->store;
     struct paper_batch held;
     batch_clear(&held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
-        move(&held, &self->flight[i]);
+        hold(&held, &self->flight[i]);
         batch_clear(&self->flight[i]);
     }
-    move(&held, &self->waiting);
+    hold(&held, &self->waiting);
+    move(&held, &self->held);
+    move(&self->held, &held);
     trace("broker %u: restores, Redis lost %llu batches", broker->index,
           (unsigned long long)(self->answered_n - last));
     self->next_n = last + 1;
     self->answered_n = last;
-    broker_step(broker, &(struct dispatch_event){ .kind = EVENT_RESTORE });
-    move(&self->waiting, &held);
+    restore_part(broker, true);
 }
 
 static void
@@ -344,6 +379,7 @@ store_open(struct broker_host *broker, const struct token *token)
     struct paper_store *self = &broker->store;
     *self = (struct paper_store){ .next_n = 1, .token = *token };
     batch_clear(&self->waiting);
+    batch_clear(&self->held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         batch_clear(&self->flight[i]);
     }

@@ -246,10 +246,10 @@ struct paper_batch {
     bool sent, end_only, doubtful;
 };
 struct paper_store {
-    struct paper_batch waiting, flight[LIMIT_BATCHES_IN_FLIGHT];
+    struct paper_batch waiting, held, flight[LIMIT_BATCHES_IN_FLIGHT];
     uint64_t next_n, answered_n;
     struct token token;
-    bool asking, kicked;
+    bool asking, kicked, restoring;
 };
 struct broker_host;
 void store_open(struct broker_host *broker, const struct token *token);
