@@ -208,7 +208,7 @@ job_grant(struct dispatch *self, uint32_t index, uint32_t slot)
     struct job *job = job_at(&self->jobs, index);
     struct worker *worker = &self->roster.workers[slot];
     job_dequeue(self, index);
-    queue_charge(&self->queue, job);
+    queue_charge(&self->queue, &worker->can, job);
     if (!MUTANT(NOATT) || job->header.grant == 0) {
         job->header.grant++;
     }
