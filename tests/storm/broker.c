@@ -92,7 +92,7 @@ broker_step(struct broker_host *self, const struct dispatch_event *event)
             send_frame(self, &effect->peer, &effect->frame);
             break;
         case EFFECT_COMMIT:
-            check_order(self, &effect->op);
+            check_op(self, &effect->op);
             store_commit(self, &effect->op);
             break;
         case EFFECT_READ:
@@ -285,6 +285,7 @@ on_records(void *owner, const struct command *command, const struct reply *reply
     for (uint32_t i = 0; i < command->n_ids; i++) {
         struct job_record record;
         if (record_of(&reply->records[i], &record)) {
+            self->has_loaded = true;
             enum verdict verdict =
                 broker_step(self, &(struct dispatch_event){ .kind = EVENT_LOAD,
                                                             .id = job_named(command->ids[i]),
@@ -336,7 +337,7 @@ on_elected(struct broker_host *self, uint64_t sequence)
         .epoch_hash = epoch_hash(text),
         .sequence = sequence,
         .max_jobs = storm.max_jobs,
-        .max_bytes = 1 << 24,
+        .max_bytes = storm.max_bytes,
         .retention_s = 3600,
         .name = names[self->index],
         .upload_key = key,
@@ -344,7 +345,12 @@ on_elected(struct broker_host *self, uint64_t sequence)
     int rc = dispatch_new(&self->dispatch, &config);
     assert(rc == 0);
     self->term++;
-    self->sweeping = false;
+    self->has_loaded = self->sweeping = false;
+    for (uint32_t i = 0; i < BROKERS; i++) {
+        if (i != self->index && storm.brokers[i].process.up && storm.brokers[i].dispatch != NULL) {
+            fault(FAULT_TWO_LEADERS);
+        }
+    }
     store_open(self, &self->token);
     self->rebuilding = true;
     if (chance(storm.weather.early_door)) { /* workers may come while the rebuild goes on */
@@ -568,6 +574,35 @@ broker_crash(struct broker_host *self)
     self->redis.up = false;
     self->redis.connection++;
     net_break_host(self->process.host, storm.now_ms);
+}
+
+static void
+on_resigned(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    (void)command;
+    (void)reply;
+    trace("broker %u: stopped", self->index);
+    self->process.up = false;
+    self->process.life++;
+    self->redis.up = false;
+    self->redis.connection++;
+}
+
+void
+broker_stop(struct broker_host *self)
+{
+    bool leads = self->standing == STANDING_LEADING;
+    trace("broker %u: stops", self->index);
+    term_end(self);
+    self->standing = STANDING_OFFLINE;
+    if (!leads) {
+        on_resigned(self, NULL, NULL);
+        return;
+    }
+    struct command *command = edge_command(&self->redis, COMMAND_RESIGN, on_resigned, self);
+    command->token = self->token;
+    edge_send(command);
 }
 
 struct broker_host *

@@ -93,8 +93,9 @@ remember(uint32_t job, const struct record *after)
     if (header->revision < PAST) {
         truth->past[header->revision] = header->state;
     }
-    if (!truth->ever) {
+    if (!truth->ever || (truth->unpromised && header->revision == 1)) {
         truth->ever = true;
+        truth->unpromised = false;
         truth->key = envelope_key(after);
         truth->sequence = header->sequence;
     }
@@ -160,6 +161,7 @@ check_lost(const struct redis_data *before, const struct redis_data *after)
         const struct record *is = &after->records[job];
         if (was->exists && (!is->exists || is->header.revision < was->header.revision)) {
             storm.truth[job].lost_revision = was->header.revision;
+            storm.truth[job].unpromised = !is->exists && !storm.truth[job].accepted;
             trace("job %u falls from revision %u to %u", job, was->header.revision,
                   is->exists ? is->header.revision : 0);
         }
@@ -267,6 +269,20 @@ check_to_gateway(const struct peer *to, const struct frame *frame)
     }
 }
 
+static void
+check_of_queue(const struct broker_host *broker, const struct frame *frame)
+{
+    if (frame->kind == FRAME_REFUSED) {
+        check_refused(broker, &frame->refused);
+    } else if (frame->kind == FRAME_ADMIN_ANSWER && frame->admin_answer.found &&
+               storm.n_drained < DRAINED) {
+        const struct roster *roster = &broker->dispatch->roster;
+        uint32_t slot = roster_by_name(roster, frame->admin_answer.worker);
+        storm.drained[storm.n_drained++] =
+            (struct drained){ broker->index, broker->term, roster->workers[slot].incarnation };
+    }
+}
+
 /* ---- frames to workers ---- */
 
 /* The record says that this lease of this process is the current or the accepted one. */
@@ -307,10 +323,10 @@ check_to_worker(const struct worker_host *worker, const struct frame *frame)
 void
 check_sent(const struct broker_host *broker, const struct peer *to, const struct frame *frame)
 {
-    (void)broker;
     uint8_t host = net_host(to);
     if (to->side == DOOR_GATEWAYS) {
         check_to_gateway(to, frame);
+        check_of_queue(broker, frame);
     } else if (host >= HOST_WORKER && host < HOST_GATEWAY) {
         check_to_worker(&storm.workers[host - HOST_WORKER], frame);
     }
@@ -394,36 +410,6 @@ check_stored(const struct worker_host *worker, const struct lease *lease, uint8_
     }
 }
 
-/* ---- order ---- */
-
-/* A granted job was the first of its class among those that the same workers can take. */
-void
-check_order(const struct broker_host *broker, const struct op *op)
-{
-    const struct dispatch *core = broker->dispatch;
-    if (op->kind != OP_TOUCH || op->header.state != JOB_RUNNING) {
-        return;
-    }
-    uint32_t index = jobs_find(&core->jobs, &op->id);
-    if (index == JOB_NOBODY) {
-        return;
-    }
-    const struct job *granted = job_at(&core->jobs, index);
-    for (uint32_t i = 0; i < core->jobs.n_used; i++) {
-        const struct job *other = job_at(&core->jobs, i);
-        bool waits = other->request != NULL && other->pending == PENDING_NONE &&
-                     other->header.state == JOB_QUEUED && other->bucket == granted->bucket &&
-                     other->header.class_ == granted->header.class_ && other->ordeal == NULL;
-        bool before =
-            other->key < granted->key ||
-            (other->key == granted->key && other->header.sequence < granted->header.sequence);
-        if (waits && before) {
-            broken("job %u is granted before job %u, which stands before it",
-                   job_number(&granted->id), job_number(&other->id));
-        }
-    }
-}
-
 /* ---- the end ---- */
 
 /* For the reader of a replay: how the leader sees a job that does not end. */
@@ -456,6 +442,21 @@ describe(uint32_t job)
           leader->store.asking, leader->store.waiting.count, leader->store.flight[0].count);
 }
 
+/* Nothing went wrong: workers were drained, brokers stopped in order. No client notices. */
+static void
+check_calm(void)
+{
+    for (uint32_t job = 1; job <= storm.n_jobs && storm.weather.calm; job++) {
+        const struct record *record = &storm.redis.data.records[job];
+        if (storm.tickets[job].state == TICKET_WITHDRAWN) {
+            broken("job %u: its client got no answer in time, and nothing went wrong", job);
+        }
+        if (record->exists && record->header.state == JOB_FAILED) {
+            broken("job %u failed, and nothing went wrong", job);
+        }
+    }
+}
+
 void
 check_end(void)
 {
@@ -477,6 +478,7 @@ check_end(void)
     if (!gateway_is_quiet()) {
         broken("a client waits for an answer for ever");
     }
+    check_calm();
     for (uint32_t i = 0; i < WORKERS; i++) {
         if (!worker_is_empty(&storm.workers[i])) {
             for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
@@ -486,6 +488,9 @@ check_end(void)
                 }
             }
             broken("worker %s(%u) holds a lease for ever", storm.workers[i].name, i);
+        }
+        if (worker_is_leaving(&storm.workers[i])) {
+            broken("worker %s(%u) was drained and never leaves", storm.workers[i].name, i);
         }
     }
     struct broker_host *leader = broker_leader();

@@ -140,6 +140,7 @@ on_command(void *owner, void *data)
         if (!chance(500)) {
             return;
         }
+        fault(FAULT_COMMAND_LATE);
         if (chance(storm.weather.late_copy)) { /* it lay in a buffer */
             sim_at(storm.now_ms + between(1, 4000), &storm.redis.process, on_command, self,
                    command);
@@ -147,12 +148,17 @@ on_command(void *owner, void *data)
         }
     }
     if (storm.weather.faults_on && chance(storm.weather.slow_redis)) {
+        fault(FAULT_REDIS_STALLS);
         storm.redis.process.paused_until = storm.now_ms + between(1, 700);
     }
     struct answer_event *answer = sim_memory(sizeof *answer);
     answer->command = command;
     redis_execute(command, &answer->reply);
     if (storm.weather.faults_on && chance(storm.weather.lose_reply)) {
+        fault(FAULT_REPLY_LOST);
+        if (command->kind == COMMAND_COMMIT && command->n < LOST_AT) {
+            totals.lost_at[command->n - 1]++;
+        }
         lose(self, command->connection);
         return;
     }

@@ -52,7 +52,7 @@ all_is_quiet(void)
         }
     }
     for (uint32_t i = 0; i < WORKERS; i++) {
-        if (!worker_is_empty(&storm.workers[i])) {
+        if (!worker_is_empty(&storm.workers[i]) || worker_is_leaving(&storm.workers[i])) {
             return false;
         }
     }
@@ -110,6 +110,7 @@ world_end(void)
     totals.jobs += storm.n_jobs;
     sim_clear();
     net_clear();
+    check_queue_forget();
 }
 
 static void
@@ -117,6 +118,8 @@ world(uint64_t seed)
 {
     world_make(seed);
     storm.max_jobs = chance(200) ? 1 + any(20) : 1000;
+    storm.max_bytes = chance(100) ? 4000 + any(30000) : 1 << 24;
+    storm.one_bucket = chance(300);
     storm.n_brokers = 1 + any(BROKERS);
     storm.n_workers = 2 + any(3);
     storm.redis.everysec = chance(350);

@@ -84,6 +84,14 @@ renew(const struct command *command, struct reply *reply)
 }
 
 static void
+resign(const struct command *command)
+{
+    if (same_token(&storm.redis.data.epoch, &command->token)) {
+        storm.redis.data.has_leader = false;
+    }
+}
+
+static void
 read_leader(struct reply *reply)
 {
     const struct redis_data *data = &storm.redis.data;
@@ -303,6 +311,9 @@ redis_execute(const struct command *command, struct reply *reply)
     case COMMAND_RENEW:
         renew(command, reply);
         break;
+    case COMMAND_RESIGN:
+        resign(command);
+        break;
     case COMMAND_LEADER:
         read_leader(reply);
         break;
@@ -357,6 +368,7 @@ void
 redis_stop(bool power_cut)
 {
     trace("redis: %s", power_cut ? "power cut" : "stops");
+    fault(power_cut ? FAULT_REDIS_POWER_CUT : FAULT_REDIS_RESTART);
     storm.redis.process.up = false;
     storm.redis.process.life++;
     if (power_cut && storm.redis.everysec) {

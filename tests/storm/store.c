@@ -180,6 +180,8 @@ op_answered(struct broker_host *broker, const struct paper_op *op, char letter, 
     trace("broker %u: op %u of job %u answered %c", broker->index, op->kind, op->job, letter);
     if (op->kind == OP_FINISH && letter == '+') {
         check_told_end(op->job);
+    } else if (op->kind == OP_SUBMIT && letter != '+') {
+        check_not_taken(broker, op->job);
     }
     if (op->kind == OP_SUBMIT || op->kind == OP_TOUCH || op->kind == OP_FINISH) {
         broker_step(broker, &event);

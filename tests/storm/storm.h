@@ -26,8 +26,9 @@ enum {
     BROKERS = 3,
     WORKERS = 6,
     GATEWAYS = 2,
-    KEYS = 24,  /* idempotency keys; 0: none */
-    PAST = 96,  /* revisions of one job */
+    KEYS = 24, /* idempotency keys; 0: none */
+    PAST = 96, /* revisions of one job */
+    DRAINED = 64,
     PLACES = 3, /* instances of one worker */
     REQUEST = 320,
     RESULT = 640,
@@ -137,6 +138,7 @@ enum command_kind {
     COMMAND_HANDSHAKE,
     COMMAND_ELECT,
     COMMAND_RENEW,
+    COMMAND_RESIGN,
     COMMAND_LEADER, /* GET of the key */
     COMMAND_COMMIT,
     COMMAND_LAST,
@@ -274,6 +276,7 @@ struct broker_host {
     struct effects effects;
     struct paper_store store;
     bool rebuilding, sweeping;
+    bool has_loaded; /* jobs of an earlier term */
     bool doors[DOOR_SIDE_COUNT];
     uint32_t door_number; /* links to an earlier door are dead */
     int64_t loaded_ms;
@@ -281,6 +284,7 @@ struct broker_host {
 };
 void broker_start(struct broker_host *self);
 void broker_crash(struct broker_host *self);
+void broker_stop(struct broker_host *self); /* SIGTERM: a leader resigns */
 enum verdict broker_step(struct broker_host *self, const struct dispatch_event *event);
 void broker_fenced(struct broker_host *self);
 void broker_receive(struct broker_host *self, uint32_t link, const void *bytes, uint32_t length,
@@ -326,6 +330,7 @@ void worker_crash(struct worker_host *self);
 void worker_drain(struct worker_host *self);
 void worker_break_instance(struct worker_host *self, uint8_t index);
 bool worker_is_empty(const struct worker_host *self);
+bool worker_is_leaving(const struct worker_host *self);
 /* What the picture of this lease looks like. */
 uint64_t picture_of(const struct lease *lease, uint64_t incarnation);
 
@@ -359,12 +364,15 @@ struct gateway_host {
     uint64_t session, epoch;
     bool open, asking, hello_owed;
     int64_t heard_ms, hello_ms, ping_ms;
+    char drain[8]; /* the worker to drain, asked for until it is answered */
+    int64_t drain_ms;
 };
 void gateway_start(struct gateway_host *self);
 void gateway_crash(struct gateway_host *self);
 void gateway_submit(struct gateway_host *self);
 void gateway_cancel(uint32_t job);
-bool gateway_is_quiet(void); /* every client has its answer */
+void gateway_drain(struct gateway_host *self, const char *worker); /* `drawbar drain` */
+bool gateway_is_quiet(void);                                       /* every client has its answer */
 
 /* ---- stranger, faults ---- */
 
@@ -376,6 +384,7 @@ void faults_end(void);
 
 struct truth {
     bool ever, accepted;
+    bool unpromised; /* lost by a power cut before anybody was told: it may come as a new one */
     uint64_t key, sequence;
     uint32_t told_revision[GATEWAYS];
     uint64_t told_session[GATEWAYS];
@@ -395,7 +404,10 @@ void check_redis(void);
 void check_told_end(uint32_t job); /* the answer to a commit reached the leader */
 void check_lost(const struct redis_data *before, const struct redis_data *after);
 void check_sent(const struct broker_host *broker, const struct peer *to, const struct frame *frame);
-void check_order(const struct broker_host *broker, const struct op *op);
+void check_op(const struct broker_host *broker, const struct op *op);
+void check_refused(const struct broker_host *broker, const struct refused *refused);
+void check_not_taken(const struct broker_host *broker, uint32_t number);
+void check_queue_forget(void); /* the world ends */
 void check_answered(const struct worker_host *worker, const struct frame *frame);
 void check_taken(const struct worker_host *worker, const struct lease *lease);
 void check_drawn(const struct worker_host *worker, const struct lease *lease);
@@ -415,7 +427,7 @@ struct weather { /* per mille, drawn once a world */
     bool calm;   /* no fault at all */
     bool faults_on;
     uint32_t lose_link, lag, slow_net, slow_redis, lose_reply, late_copy, fail_draw, uniform,
-        fail_upload, early_door, busy_instance, forge;
+        fail_upload, early_door, busy_instance, duplicate, reorder;
 };
 
 struct storm {
@@ -424,6 +436,14 @@ struct storm {
     uint64_t events;
     bool verbose;
     uint32_t max_jobs, n_jobs, n_brokers, n_workers;
+    uint64_t max_bytes;
+    bool one_bucket; /* all jobs ask for the same: tenants meet in the same trees */
+    struct drained {
+        uint8_t broker;
+        uint32_t term;
+        uint64_t incarnation;
+    } drained[DRAINED]; /* by `drawbar drain`, and answered so */
+    uint32_t n_drained;
     struct weather weather;
     struct redis redis;
     struct broker_host brokers[BROKERS];

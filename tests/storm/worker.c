@@ -255,6 +255,9 @@ on_drawing(void *owner, void *data)
         static const enum fail_code codes[] = { FAIL_INSTANCE_ERROR, FAIL_INSTANCE_DIED,
                                                 FAIL_INSTANCE_STUCK, FAIL_INSTANCE_REFUSED };
         bool fails = storm.weather.faults_on && chance(storm.weather.fail_draw);
+        if (fails) {
+            fault(FAULT_DRAW_FAILS);
+        }
         draw_end(self, drawing->index, fails ? codes[any(4)] : FAIL_NONE);
         return;
     }
@@ -305,6 +308,7 @@ void
 worker_break_instance(struct worker_host *self, uint8_t index)
 {
     if (self->process.up && self->instances[index].drawing != 0) {
+        fault(FAULT_INSTANCE_DIES);
         draw_end(self, index, FAIL_INSTANCE_DIED);
     }
 }
@@ -360,6 +364,7 @@ on_put(void *owner, void *data)
     const struct gateway_host *gateway =
         errand->base < parcel->n_bases ? &storm.gateways[parcel->bases[errand->base]] : NULL;
     if (storm.weather.faults_on && chance(storm.weather.fail_upload)) {
+        fault(FAULT_UPLOAD_FAILS);
         event.uploaded.outcome = (enum upload_outcome)(1 + any(UPLOAD_OUTCOME_COUNT - 1));
     } else if (gateway != NULL && gateway->process.up &&
                gateway->process.paused_until <= storm.now_ms &&
@@ -567,6 +572,12 @@ void
 worker_drain(struct worker_host *self)
 {
     give(self, &(struct agent_event){ .kind = AGENT_ON_DRAIN });
+}
+
+bool
+worker_is_leaving(const struct worker_host *self)
+{
+    return self->agent != NULL && self->process.up && agent_is_draining(self->agent);
 }
 
 bool
