@@ -134,9 +134,8 @@ check_turns(struct account *account, const struct dispatch *core, const struct j
         return;
     }
     for (enum job_class of = CLASS_HIGH; of < CLASS_COUNT; of++) {
-        kind->passed[by][of] = 0;
         if (of == by || !class_waits(core, of, &kind->can)) {
-            kind->passed[of][by] = 0;
+            memset(kind->passed[of], 0, sizeof kind->passed[of]);
             continue;
         }
         uint32_t bound = (weights[by] + weights[of] - 1) / weights[of] + 1;
