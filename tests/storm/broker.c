@@ -203,6 +203,25 @@ lost(struct broker_host *self)
     term_end(self);
 }
 
+/* The connection is made anew: what was written is perhaps nowhere else. */
+void
+broker_short(struct broker_host *self)
+{
+    trace("broker %u: too few replicas", self->index);
+    lost(self);
+    edge_break(&self->redis);
+}
+
+static void
+on_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    if (reply != NULL && reply->number == 0 && self->standing == STANDING_LEADING &&
+        self->token.random == command->token.random) {
+        broker_short(self);
+    }
+}
+
 static void renew(struct broker_host *self);
 
 static void
@@ -430,15 +449,60 @@ renew(struct broker_host *self)
     command->broker = self->index;
     memcpy(command->doors, self->doors, sizeof command->doors);
     edge_send(command);
+    if (storm.redis.replicated) {
+        struct command *wait = edge_command(&self->redis, COMMAND_WAIT, on_waited, self);
+        wait->token = self->token;
+        edge_send(wait);
+    }
 }
 
 static void
 on_polled(struct broker_host *self)
 {
-    if (storm.now_ms - self->polled_ms > 300) {
+    if (storm.now_ms - self->polled_ms > 300 && !MUTANT(NOGAP)) {
         self->polls_from_ms = storm.now_ms; /* what happened meanwhile is not known */
     }
     self->polled_ms = storm.now_ms;
+}
+
+static void
+won(struct broker_host *self, const struct reply *reply)
+{
+    bool regaining = self->standing == STANDING_REGAINING;
+    if (regaining && reply->token.number > self->token.number) {
+        lost(self); /* somebody led after us: our memory is old */
+        regaining = false;
+    }
+    self->token = reply->token;
+    self->term_run = self->seen_run;
+    self->standing = STANDING_LEADING;
+    if (regaining) {
+        on_regained(self, reply->number);
+    } else {
+        on_elected(self, reply->number);
+    }
+}
+
+/* An election counts when a replica has it. */
+static void
+on_elect_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    self->asked = false;
+    bool regaining = self->standing == STANDING_REGAINING;
+    if (reply == NULL || (self->standing != STANDING_STANDBY && !regaining)) {
+        return;
+    }
+    if (reply->number == 0) {
+        trace("broker %u: elected, and no replica has it", self->index);
+        if (regaining) {
+            lost(self);
+        }
+        edge_break(&self->redis);
+        return;
+    }
+    on_polled(self);
+    won(self, command->won);
 }
 
 static void
@@ -463,18 +527,15 @@ on_elect(void *owner, const struct command *command, const struct reply *reply)
         }
         return;
     }
-    if (regaining && reply->token.number > self->token.number) {
-        lost(self); /* somebody led after us: our memory is old */
-        regaining = false;
+    if (storm.redis.replicated) {
+        self->asked = true;
+        struct command *wait = edge_command(&self->redis, COMMAND_WAIT, on_elect_waited, self);
+        wait->won = sim_memory(sizeof *wait->won);
+        *wait->won = *reply;
+        edge_send(wait);
+        return;
     }
-    self->token = reply->token;
-    self->term_run = self->seen_run;
-    self->standing = STANDING_LEADING;
-    if (regaining) {
-        on_regained(self, reply->number);
-    } else {
-        on_elected(self, reply->number);
-    }
+    won(self, reply);
 }
 
 static void
@@ -535,7 +596,9 @@ on_up(void *owner)
 {
     struct broker_host *self = owner;
     self->seen_run = storm.redis.run;
-    self->polls_from_ms = storm.now_ms; /* a new connection may be to a Redis that lost its tail */
+    if (!MUTANT(NOGAP)) {
+        self->polls_from_ms = storm.now_ms; /* it may be to a Redis that lost its tail */
+    }
     self->asked = false;
     edge_send(edge_command(&self->redis, COMMAND_HANDSHAKE, on_handshake, self));
 }

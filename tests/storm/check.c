@@ -168,6 +168,41 @@ check_lost(const struct redis_data *before, const struct redis_data *after)
     }
 }
 
+/* The replica is the master now. What it lacks was promised to nobody: it never was. */
+void
+check_promoted(const struct redis_data *before, const struct redis_data *after)
+{
+    storm.touched = true;
+    for (uint32_t job = 1; job < JOBS; job++) {
+        const struct record *was = &before->records[job];
+        const struct record *is = &after->records[job];
+        struct truth *truth = &storm.truth[job];
+        uint32_t revision = is->exists ? is->header.revision : 0;
+        if (!was->exists || revision == was->header.revision) {
+            continue;
+        }
+        if (truth->accepted && !is->exists) {
+            broken("job %u was accepted, and the new master does not know it", job);
+        }
+        if (truth->ended_told) {
+            broken("job %u ended %s and was told so, and is %s at the new master", job,
+                   job_state_name(truth->ended), job_state_name(is->header.state));
+        }
+        for (uint32_t i = 0; i < GATEWAYS; i++) {
+            if (truth->told_ever[i] > revision) {
+                broken("job %u: revision %u was told, the new master has %u", job,
+                       truth->told_ever[i], revision);
+            }
+        }
+        trace("job %u falls back from revision %u to %u", job, was->header.revision, revision);
+        for (uint32_t i = revision + 1; i < PAST; i++) {
+            truth->past[i] = 0;
+        }
+        truth->ended = 0;
+        truth->ever = is->exists;
+    }
+}
+
 bool
 check_recovering(void)
 {
@@ -224,6 +259,9 @@ check_entry(const struct frame *frame, uint8_t gateway, const struct job_entry *
                truth->told_revision[gateway]);
     }
     truth->told_revision[gateway] = entry->header.revision;
+    truth->told_ever[gateway] = entry->header.revision > truth->told_ever[gateway]
+                                    ? entry->header.revision
+                                    : truth->told_ever[gateway];
     if (entry->header.revision >= PAST ||
         truth->past[entry->header.revision] != entry->header.state) {
         broken("job %u: %s, revision %u, was told and never written", job,
@@ -357,7 +395,9 @@ check_answered(const struct worker_host *worker, const struct frame *frame)
         if (!ack && (accepted || current)) {
             broken("job %u: %s hears STALE for its good lease %u", job, worker->name, lease->grant);
         }
-        if (ack && held->state == HELD_DONE && !accepted) {
+        /* An ACK of its FAIL and a JOB that both came twice: a lease that ended is drawn again. */
+        bool twice = storm.weather.duplicate > 0 && !current;
+        if (ack && held->state == HELD_DONE && !accepted && !twice) {
             broken("job %u: %s hears ACK for a result that is not stored", job, worker->name);
         }
         if (ack && current) {

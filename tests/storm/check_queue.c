@@ -39,8 +39,9 @@ account_of(const struct broker_host *broker)
 {
     struct account *account = &accounts[broker->index];
     if (account->term != broker->term) {
-        *account = (struct account){ .term = broker->term, .fresh = !broker->has_loaded };
+        *account = (struct account){ .term = broker->term };
     }
+    account->fresh = !broker->has_loaded;
     return account;
 }
 

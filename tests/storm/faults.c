@@ -231,7 +231,7 @@ start_redis(void *owner, void *data)
 {
     (void)owner;
     (void)data;
-    if (!storm.redis.process.up) {
+    if (!storm.redis.process.up && !(storm.redis.replicated && storm.redis.replica_cut && data)) {
         redis_start();
     }
 }
@@ -274,6 +274,71 @@ memory_is_safe(void)
     return true;
 }
 
+/* Those that see only one of two masters lose their connection to the other. */
+static void
+move_clients(void)
+{
+    struct redis_link *links[BROKERS + WORKERS + GATEWAYS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < BROKERS; i++) {
+        links[n++] = &storm.brokers[i].redis;
+    }
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        links[n++] = &storm.workers[i].redis;
+    }
+    for (uint32_t i = 0; i < GATEWAYS; i++) {
+        links[n++] = &storm.gateways[i].redis;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        bool old = links[i]->process != NULL && storm.redis.old_lives &&
+                   storm.redis.sees_old[links[i]->process->host];
+        if (links[i]->process != NULL && links[i]->reign != storm.redis.reign - old) {
+            edge_redis_stopped(links[i]);
+        }
+    }
+}
+
+static void
+old_follows(void *owner, void *data)
+{
+    (void)owner;
+    (void)data;
+    redis_old_ends();
+    move_clients();
+}
+
+static void
+promote(void *owner, void *data)
+{
+    (void)owner;
+    bool old_lives = tag_of(data) != 0;
+    if (!old_lives) {
+        memset(storm.redis.sees_old, 0, sizeof storm.redis.sees_old);
+    }
+    redis_fail_over(old_lives);
+    start_redis(NULL, NULL);
+    move_clients();
+    sim_at(storm.now_ms + between(10, 6000), NULL, old_follows, NULL, NULL);
+}
+
+/* The master falls, or is cut off together with those that will not see the new one. */
+static void
+fail_over(void)
+{
+    if (storm.redis.replica_cut || memory_is_needed()) {
+        return;
+    }
+    storm.redis.replica_cut = true;
+    bool two = chance(500);
+    for (uint32_t host = HOST_BROKER; host < HOSTS; host++) {
+        storm.redis.sees_old[host] = two && chance(400);
+    }
+    if (!two) {
+        stop_redis(false, 60000); /* until the other one is promoted */
+    }
+    sim_at(storm.now_ms + between(10, 4000), NULL, promote, NULL, tag(two));
+}
+
 static void
 memory_full(void *owner, void *data)
 {
@@ -285,6 +350,10 @@ static void
 fault_redis(void)
 {
     if (!storm.redis.process.up) {
+        return;
+    }
+    if (storm.redis.replicated && chance(400)) {
+        fail_over();
         return;
     }
     switch (any(6)) {

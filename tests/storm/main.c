@@ -123,6 +123,8 @@ world(uint64_t seed)
     storm.n_brokers = 1 + any(BROKERS);
     storm.n_workers = 2 + any(3);
     storm.redis.everysec = chance(350);
+    storm.redis.replicated = !storm.redis.everysec && chance(300);
+    storm.redis.reign = 1;
     redis_start();
     for (uint32_t i = 0; i < BROKERS; i++) {
         storm.brokers[i].index = (uint8_t)i;

@@ -44,6 +44,7 @@ batch_copy(struct paper_batch *to, struct paper_batch *from)
 
 /* ---- sending ---- */
 
+static void on_waited(void *owner, const struct command *command, const struct reply *reply);
 static void on_batch(void *owner, const struct command *command, const struct reply *reply);
 static void restore_part(struct broker_host *broker, bool first);
 static void kick(struct broker_host *broker);
@@ -65,7 +66,14 @@ batch_send(struct broker_host *broker, struct paper_batch *batch)
         last = &copy->next;
     }
     batch->sent = true;
+    batch->applied = NULL;
     edge_send(command);
+    if (storm.redis.replicated) {
+        struct command *wait = edge_command(&broker->redis, COMMAND_WAIT, on_waited, broker);
+        wait->n = batch->n;
+        wait->tag = broker->term;
+        edge_send(wait);
+    }
 }
 
 static void
@@ -268,6 +276,11 @@ on_batch(void *owner, const struct command *command, const struct reply *reply)
         }
         return;
     case REPLY_OK:
+        if (storm.redis.replicated && !MUTANT(NOWAIT)) {
+            batch->applied = sim_memory(sizeof *batch->applied);
+            *batch->applied = *reply; /* counts when the WAIT behind it was answered */
+            return;
+        }
         if (batch == &self->flight[0]) {
             batch_answered(broker, reply);
             return;
@@ -278,6 +291,34 @@ on_batch(void *owner, const struct command *command, const struct reply *reply)
     }
     batch->sent = false;
     edge_break(&broker->redis);
+}
+
+static void
+on_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *broker = owner;
+    struct paper_store *self = &broker->store;
+    if (broker->dispatch == NULL || broker->term != command->tag || MUTANT(NOWAIT)) {
+        return;
+    }
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        struct paper_batch *batch = &self->flight[i];
+        if (batch->n != command->n || batch->applied == NULL) {
+            continue;
+        }
+        if (reply == NULL) { /* it ran; whether anybody else has it is not known */
+            batch->sent = false;
+            batch->doubtful = true;
+            batch->applied = NULL;
+        } else if (reply->number == 0) {
+            broker_short(broker);
+        } else if (i == 0) {
+            batch_answered(broker, batch->applied);
+        } else {
+            edge_break(&broker->redis); /* an older one is not answered: all is sent again */
+        }
+        return;
+    }
 }
 
 /* ---- a restart of Redis ---- */

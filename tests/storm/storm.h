@@ -141,6 +141,7 @@ enum command_kind {
     COMMAND_RESIGN,
     COMMAND_LEADER, /* GET of the key */
     COMMAND_COMMIT,
+    COMMAND_WAIT, /* until a replica has what this connection wrote last */
     COMMAND_LAST,
     COMMAND_READ,
     COMMAND_PAGE,
@@ -153,7 +154,7 @@ enum { PAGE = 16 };
 struct reply {
     enum { REPLY_OK, REPLY_NO, REPLY_FENCED, REPLY_GAP, REPLY_OOM } kind;
     struct token token; /* ELECT */
-    uint64_t number;    /* LEADER: epoch; LAST; ELECT: sequence; BEAT: incarnation */
+    uint64_t number; /* LEADER: epoch; LAST; ELECT: sequence; BEAT: incarnation; WAIT: replicas */
     uint64_t redis_ms;
     uint8_t broker; /* LEADER */
     bool workers_door, gateways_door;
@@ -176,8 +177,10 @@ struct command {
     void *owner;
     struct redis_link *link;
     uint64_t connection;
+    uint32_t reign;
+    int64_t wait_until; /* WAIT */
     bool answered, late;
-    struct command *next;
+    struct command *next, *next_behind;
     /* arguments */
     struct token token;
     uint64_t nonce, tag, n;
@@ -189,6 +192,7 @@ struct command {
     char worker[8];
     uint64_t incarnation;
     struct inquiry inquiry;
+    struct reply *won; /* WAIT behind an election */
 };
 
 struct redis_data { /* what an append-only file would hold */
@@ -200,6 +204,7 @@ struct redis_data { /* what an append-only file would hold */
     uint8_t leader_broker;
     bool leader_doors[DOOR_SIDE_COUNT];
     uint64_t last, sequence, incarnation;
+    uint64_t offset; /* writes so far */
     struct reply answers[4];
     struct {
         char name[8];
@@ -210,14 +215,29 @@ struct redis_data { /* what an append-only file would hold */
 
 struct redis {
     struct process process;
-    struct redis_data data, synced;
+    struct redis_data data, synced; /* of the master */
     bool everysec;
     bool full;       /* out of memory */
     uint64_t run;    /* changes at each start */
     int64_t time_ms; /* TIME minus REDIS_EPOCH_MS minus the storm's time */
+    /* With a replica: a master is followed by it and, when it falls, replaced. What was told was
+     * waited for. */
+    bool replicated;
+    bool replica_cut; /* nothing reaches the replica */
+    bool shipping;
+    struct redis_data replica, on_its_way;
+    uint32_t reign; /* number of the master; older connections are to an older one */
+    /* Two masters: the old one lives on for those hosts that cannot see the new one. */
+    bool old_lives;
+    struct redis_data old;
+    bool sees_old[HOSTS];
 };
 uint64_t redis_time_ms(void);
-void redis_execute(const struct command *command, struct reply *reply);
+/* Runs it on the master of that reign. False: a WAIT that is not over. */
+bool redis_execute(const struct command *command, struct reply *reply);
+/* The replica is promoted. `old_lives`: the old master does not know. */
+void redis_fail_over(bool old_lives);
+void redis_old_ends(void);
 void redis_start(void);
 void redis_stop(bool power_cut);
 
@@ -227,6 +247,10 @@ struct redis_link {
     struct process *process;
     bool up;
     uint64_t connection, doomed; /* doomed: nothing more is heard on it */
+    uint32_t reign;              /* of the master that it leads to */
+    uint64_t written;            /* the master's offset at its last write */
+    struct command *wait;        /* a WAIT that is not over: nothing behind it runs */
+    struct command *behind, **behind_last;
     int64_t fifo[2];
     struct command *pending, **last;
     void (*on_up)(void *owner);
@@ -246,6 +270,7 @@ struct paper_batch {
     uint32_t count;
     uint64_t n;
     bool sent, end_only, doubtful;
+    struct reply *applied; /* answered, and now waited for */
 };
 struct paper_store {
     struct paper_batch waiting, held, flight[LIMIT_BATCHES_IN_FLIGHT];
@@ -287,6 +312,7 @@ void broker_crash(struct broker_host *self);
 void broker_stop(struct broker_host *self); /* SIGTERM: a leader resigns */
 enum verdict broker_step(struct broker_host *self, const struct dispatch_event *event);
 void broker_fenced(struct broker_host *self);
+void broker_short(struct broker_host *self); /* too few replicas have it: nothing is promised */
 void broker_receive(struct broker_host *self, uint32_t link, const void *bytes, uint32_t length,
                     enum door_side side);
 /* The one that leads by Redis's word and has its doors open, or NULL. */
@@ -388,7 +414,8 @@ struct truth {
     uint64_t key, sequence;
     uint32_t told_revision[GATEWAYS];
     uint64_t told_session[GATEWAYS];
-    uint8_t past[PAST]; /* state that each revision brought; 0: none */
+    uint32_t told_ever[GATEWAYS]; /* highest revision */
+    uint8_t past[PAST];           /* state that each revision brought; 0: none */
     struct {
         uint64_t worker;
         uint32_t epoch;
@@ -403,6 +430,7 @@ void check_write(uint32_t job, const struct record *before, const struct record 
 void check_redis(void);
 void check_told_end(uint32_t job); /* the answer to a commit reached the leader */
 void check_lost(const struct redis_data *before, const struct redis_data *after);
+void check_promoted(const struct redis_data *before, const struct redis_data *after);
 void check_sent(const struct broker_host *broker, const struct peer *to, const struct frame *frame);
 void check_op(const struct broker_host *broker, const struct op *op);
 void check_refused(const struct broker_host *broker, const struct refused *refused);
