@@ -16,7 +16,7 @@ job_load(struct dispatch *self, const struct dispatch_event *event)
     assert(index != JOB_NOBODY);
     struct job *job = job_at(&self->jobs, index);
     job->header = record->header;
-    job->key = record->envelope.key;
+    job->key = MUTANT(LOADKEY) ? 0 : record->envelope.key;
     job->steps = record->envelope.steps;
     int64_t left_ms = (int64_t)(record->envelope.deadline_ms - self->now.redis_ms);
     job->deadline_ms = self->now.mono_ms + left_ms;
@@ -68,7 +68,8 @@ job_restore(struct dispatch *self, bool first, uint32_t most)
     while (left > 0 && look > 0 && self->restore_from < self->jobs.n_used) {
         struct job *job = job_at(&self->jobs, self->restore_from++);
         look--;
-        if (job->request != NULL && job_told_state(job) != JOB_NONE) {
+        bool left_out = MUTANT(RESTORELESS) && job->pending != PENDING_NONE;
+        if (job->request != NULL && job_told_state(job) != JOB_NONE && !left_out) {
             restore_one(self, job);
             left--;
         }

@@ -331,7 +331,7 @@ worker_state(struct dispatch *self, uint32_t slot, const struct worker_state *st
         }
     }
     state_leases(self, worker, state);
-    if (worker->draining && state->pull > 0) {
+    if (worker->draining && state->pull > 0 && !MUTANT(DRAINONCE)) {
         worker_send(self, worker, FRAME_DRAIN); /* it does not know: the first one was lost */
     }
     roster_refresh(&self->roster, slot);

@@ -1,4 +1,5 @@
 #include "broker/queue.h"
+#include "common/mutant.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,7 +213,7 @@ queue_key(struct queue *self, const struct job *job)
     uint64_t *end = &self->tenants[job->tenant].end[job->header.class_];
     uint64_t now = self->virtual_time[job->header.class_];
     uint64_t key = *end > now ? *end : now;
-    *end = key + job->cost;
+    *end = key + (MUTANT(NOCOST) ? 0 : job->cost);
     return key;
 }
 
@@ -325,9 +326,10 @@ queue_pick(const struct queue *self, const struct capability *who, queue_avoids_
     uint64_t best_pass = UINT64_MAX;
     for (enum job_class class_ = CLASS_HIGH; class_ < CLASS_COUNT; class_++) {
         uint32_t first = class_first(self, class_, who, avoids, context);
-        if (first != JOB_NOBODY && class_pass(turns, class_) < best_pass) {
+        uint64_t pass = MUTANT(NOTURNS) ? (uint64_t)class_ : class_pass(turns, class_);
+        if (first != JOB_NOBODY && pass < best_pass) {
             best = first;
-            best_pass = class_pass(turns, class_);
+            best_pass = pass;
         }
     }
     return best;

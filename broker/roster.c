@@ -1,4 +1,5 @@
 #include "broker/roster.h"
+#include "common/mutant.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,7 +178,8 @@ roster_count_kinds(struct roster *self)
 uint32_t
 worker_credit(const struct worker *worker)
 {
-    if (worker->session == 0 || worker->draining || worker->quiet || worker->pull == 0) {
+    if (worker->session == 0 || (worker->draining && !MUTANT(DRAINPULL)) || worker->quiet ||
+        worker->pull == 0) {
         return 0;
     }
     uint32_t on_the_way = worker->sent_jobs - worker->last_job + worker->granting;

@@ -655,7 +655,7 @@ on_resigned(void *owner, const struct command *command, const struct reply *repl
 void
 broker_stop(struct broker_host *self)
 {
-    bool leads = self->standing == STANDING_LEADING;
+    bool leads = self->standing == STANDING_LEADING && !MUTANT(NORESIGN);
     trace("broker %u: stops", self->index);
     term_end(self);
     self->standing = STANDING_OFFLINE;

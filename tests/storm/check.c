@@ -482,6 +482,21 @@ describe(uint32_t job)
           leader->store.asking, leader->store.waiting.count, leader->store.flight[0].count);
 }
 
+/* A worker that the leader said it drained: it has heard of it and gone, sooner or later. */
+bool
+check_draining(const struct worker_host *worker)
+{
+    const struct broker_host *leader = broker_leader();
+    for (uint32_t i = 0; i < storm.n_drained && leader != NULL && worker->agent != NULL; i++) {
+        const struct drained *drained = &storm.drained[i];
+        if (drained->broker == leader->index && drained->term == leader->term &&
+            drained->incarnation == agent_incarnation(worker->agent)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Nothing went wrong: workers were drained, brokers stopped in order. No client notices. */
 static void
 check_calm(void)
@@ -529,7 +544,7 @@ check_end(void)
             }
             broken("worker %s(%u) holds a lease for ever", storm.workers[i].name, i);
         }
-        if (worker_is_leaving(&storm.workers[i])) {
+        if (worker_is_leaving(&storm.workers[i]) || check_draining(&storm.workers[i])) {
             broken("worker %s(%u) was drained and never leaves", storm.workers[i].name, i);
         }
     }

@@ -106,6 +106,16 @@ fault_worker(void)
     }
 }
 
+static void
+revive_broker(void *owner, void *data)
+{
+    struct broker_host *self = owner;
+    (void)data;
+    if (!self->process.up) {
+        broker_start(self);
+    }
+}
+
 /* Those that left come back now and then. */
 static void
 on_supervisor(void *owner, void *data)
@@ -115,6 +125,9 @@ on_supervisor(void *owner, void *data)
         if (!storm.workers[i].process.up && (chance(500) || !storm.weather.faults_on)) {
             revive_worker(&storm.workers[i], NULL);
         }
+    }
+    for (uint32_t i = 0; i < storm.n_brokers && !storm.weather.faults_on; i++) {
+        revive_broker(&storm.brokers[i], NULL); /* one that took its time to resign */
     }
     sim_at(storm.now_ms + 2000, NULL, on_supervisor, owner, data);
 }
@@ -126,16 +139,6 @@ static bool
 memory_is_needed(void)
 {
     return storm.now_ms < storm.no_broker_faults_until || check_recovering();
-}
-
-static void
-revive_broker(void *owner, void *data)
-{
-    struct broker_host *self = owner;
-    (void)data;
-    if (!self->process.up) {
-        broker_start(self);
-    }
 }
 
 enum { HAND_OVER_MS = 1000 }; /* a poll, an election, a rebuild: no time to live runs out */
@@ -321,6 +324,18 @@ promote(void *owner, void *data)
     sim_at(storm.now_ms + between(10, 6000), NULL, old_follows, NULL, NULL);
 }
 
+/* What cuts off a replica disturbs connections, too. */
+static void
+disturb_leader(void *owner, void *data)
+{
+    struct broker_host *leader = broker_leader();
+    (void)owner;
+    if (storm.redis.replica_cut && leader != NULL) {
+        edge_redis_stopped(&leader->redis);
+        sim_at(storm.now_ms + between(50, 500), NULL, disturb_leader, NULL, data);
+    }
+}
+
 /* The master falls, or is cut off together with those that will not see the new one. */
 static void
 fail_over(void)
@@ -335,6 +350,9 @@ fail_over(void)
     }
     if (!two) {
         stop_redis(false, 60000); /* until the other one is promoted */
+    }
+    if (chance(300)) {
+        sim_at(storm.now_ms + between(1, 500), NULL, disturb_leader, NULL, NULL);
     }
     sim_at(storm.now_ms + between(10, 4000), NULL, promote, NULL, tag(two));
 }

@@ -52,7 +52,8 @@ all_is_quiet(void)
         }
     }
     for (uint32_t i = 0; i < WORKERS; i++) {
-        if (!worker_is_empty(&storm.workers[i]) || worker_is_leaving(&storm.workers[i])) {
+        const struct worker_host *worker = &storm.workers[i];
+        if (!worker_is_empty(worker) || worker_is_leaving(worker) || check_draining(worker)) {
             return false;
         }
     }
@@ -156,10 +157,12 @@ world(uint64_t seed)
 #ifdef DRAWBAR_MUTANTS
 enum mutant mutant_chosen;
 static const char *const mutant_names[MUTANT_COUNT] = {
-    "NONE",          "NOFENCE",     "NODEDUP",  "NOFREEZE", "NOLOOKUP", "EARLY202",
-    "EARLYACK",      "EARLYCANCEL", "EARLYJOB", "BYJOB",    "NOATT",    "NOLIMIT",
-    "SAMEFILE",      "NOINC",       "EPOCHCMP", "NOREAD",   "DUPSTALE", "UNLOADEDSTALE",
-    "STALEUNFENCED", "NOINVENTORY", "NORESEND",
+    "NONE",          "NOFENCE",     "NODEDUP",     "NOFREEZE",   "NOLOOKUP",   "EARLY202",
+    "EARLYACK",      "EARLYCANCEL", "EARLYJOB",    "BYJOB",      "NOATT",      "NOLIMIT",
+    "SAMEFILE",      "NOINC",       "EPOCHCMP",    "NOREAD",     "DUPSTALE",   "UNLOADEDSTALE",
+    "STALEUNFENCED", "NOINVENTORY", "NORESEND",    "NOGAP",      "PLAINRENEW", "KEYANEW",
+    "LOADKEY",       "OVERFULL",    "NOSHARE",     "NOTURNS",    "NOCOST",     "DRAINPULL",
+    "DRAINONCE",     "NORESIGN",    "RESTORELESS", "RESTOREMIX", "NOWAIT",     "WAITOLD",
 };
 
 static bool

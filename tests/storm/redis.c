@@ -82,7 +82,7 @@ renew(const struct command *command, struct reply *reply)
 {
     struct redis_data *data = here;
     reply->kind = REPLY_NO;
-    if (!same_token(&data->epoch, &command->token)) {
+    if (!same_token(&data->epoch, &command->token) || (MUTANT(PLAINRENEW) && !leader_holds(data))) {
         reply->token = data->epoch;
         return;
     }

@@ -164,7 +164,7 @@ store_commit(struct broker_host *broker, const struct op *op)
         record->key = storm.tickets[paper->job].key;
         paper_result(record, op);
     }
-    bool held = broker->store.restoring && op->kind != OP_RESTORE;
+    bool held = broker->store.restoring && op->kind != OP_RESTORE && !MUTANT(RESTOREMIX);
     batch_append(held ? &broker->store.held : &broker->store.waiting, paper);
     kick(broker);
 }

@@ -440,6 +440,7 @@ void check_answered(const struct worker_host *worker, const struct frame *frame)
 void check_taken(const struct worker_host *worker, const struct lease *lease);
 void check_drawn(const struct worker_host *worker, const struct lease *lease);
 void check_stored(const struct worker_host *worker, const struct lease *lease, uint8_t picture);
+bool check_draining(const struct worker_host *worker);
 bool check_recovering(void); /* a power cut's loss is not restored yet */
 void check_end(void);
 
