@@ -104,7 +104,8 @@ flush(void *owner, void *data)
             }
             batch->n = self->next_n++;
         }
-        if (batch->n != 0 && !batch->sent && broker->redis.up) {
+        bool known = self->connection == broker->redis.connection || MUTANT(EARLYSEND);
+        if (batch->n != 0 && !batch->sent && broker->redis.up && known) {
             batch_send(broker, batch);
         }
     }
@@ -385,6 +386,7 @@ on_last(void *owner, const struct command *command, const struct reply *reply)
         return;
     }
     self->asking = false;
+    self->connection = broker->redis.connection;
     if (reply->number < self->answered_n) {
         restore(broker, reply->number);
     }
@@ -404,6 +406,8 @@ store_up(struct broker_host *broker)
 {
     if (broker->store.asking) {
         ask_last(broker);
+    } else {
+        broker->store.connection = broker->redis.connection;
     }
     kick(broker);
 }
@@ -420,7 +424,9 @@ void
 store_open(struct broker_host *broker, const struct token *token)
 {
     struct paper_store *self = &broker->store;
-    *self = (struct paper_store){ .next_n = 1, .token = *token };
+    *self = (struct paper_store){ .next_n = 1,
+                                  .token = *token,
+                                  .connection = broker->redis.connection };
     batch_clear(&self->waiting);
     batch_clear(&self->held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {

@@ -277,6 +277,7 @@ struct paper_store {
     uint64_t next_n, answered_n;
     struct token token;
     bool asking, kicked, restoring;
+    uint64_t connection; /* on which the numbers are known to hold */
 };
 struct broker_host;
 void store_open(struct broker_host *broker, const struct token *token);
