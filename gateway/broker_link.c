@@ -118,6 +118,7 @@ on_frame(struct broker_link *self, const struct frame *frame)
         self->facts.queued = frame->pong.queued;
         self->facts.running = frame->pong.running;
         self->facts.workers = frame->pong.workers;
+        self->facts.durability = (enum durability)frame->pong.durability;
         clock_set(self, frame->pong.redis_ms);
         break;
     case FRAME_NO_SESSION: /* the tick says HELLO again, so that this cannot become a storm */
