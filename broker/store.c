@@ -34,6 +34,7 @@ struct store {
     uint32_t retention_s;        /* as Redis's memory allows */
     uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
     bool asking;                 /* what Redis knows is not known: nothing is sent */
+    uint64_t connection;         /* on which our numbers hold: nothing is sent on a newer one */
     struct op_queue waiting;
     bool restoring;       /* on_restore has more: only OP_RESTOREs wait and are in flight */
     struct op_queue held; /* while restoring: what follows it */
@@ -172,7 +173,8 @@ store_flush(void *context)
         if (batch->n == 0 && self->waiting.first != NULL) {
             batch_fill(self, batch);
         }
-        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis)) {
+        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis) &&
+            self->connection == redis_client_connection(self->redis)) {
             batch_send(self, batch);
         }
     }
@@ -195,6 +197,8 @@ store_up(struct store *self)
 {
     if (self->asking) {
         ask_last(self); /* the connection was lost before it was answered */
+    } else {
+        self->connection = redis_client_connection(self->redis);
     }
     kick_now(self->kick);
 }
@@ -457,6 +461,7 @@ on_last(void *context, const redisReply *reply)
     if (!self->dead && reply != NULL && reply->type != REDIS_REPLY_ERROR) {
         uint64_t last = reply->type == REDIS_REPLY_STRING ? strtoull(reply->str, NULL, 10) : 0;
         self->asking = false;
+        self->connection = redis_client_connection(self->redis);
         if (last < self->answered_n) {
             restore(self, last);
         }
@@ -634,6 +639,7 @@ store_new(struct store **out, struct reactor *reactor, const struct store_config
         op_queue_setup(&self->flight[i].ops);
     }
     self->redis = config->redis;
+    self->connection = redis_client_connection(self->redis);
     self->replicas = config->replicas;
     self->retention_s = self->full_retention_s = config->retention_s;
     self->events = *events;

@@ -22,6 +22,7 @@ static struct world {
     struct reactor *reactor;
     struct store *store;
     bool up;
+    uint64_t connection;
     struct sent sent[FLIGHT];
     uint32_t n_sent;
     char applied[LOG]; /* ops answered OK so far, by name: R restore, T touch */
@@ -41,6 +42,13 @@ redis_client_is_up(const struct redis_client *self)
 {
     (void)self;
     return w.up;
+}
+
+uint64_t
+redis_client_connection(const struct redis_client *self)
+{
+    (void)self;
+    return w.connection;
 }
 
 void
@@ -153,12 +161,19 @@ answer_everything(void)
     } while (w.n_sent > 0);
 }
 
+static void
+reconnect(void)
+{
+    w.up = true;
+    w.connection++;
+}
+
 /* Redis was restarted: another process, which knows this batch as its last. */
 static void
 restart(const char *last)
 {
     lose_all();
-    w.up = true;
+    reconnect();
     store_restarted(w.store, "1:token");
     answer_last(last);
 }
@@ -337,15 +352,31 @@ Test(store, a_restart_while_redis_is_asked_for_its_last_batch_asks_again)
     w.parts = 1;
     w.jobs = 3;
     lose_all();
-    w.up = true;
+    reconnect();
     store_restarted(w.store, "1:token");
     lose_all(); /* the question is lost */
-    w.up = true;
+    reconnect();
     store_up(w.store);
     answer_last("0");
     answer_everything();
     cr_assert_eq(w.begun, 1);
     expect(3, 0);
+}
+
+/* Found by the storm, seed 507551: sent before it was known that Redis had lost its tail, a batch
+ * arrived after the restore, took the number of another one, and that one's job was dropped. */
+Test(store, nothing_is_sent_on_a_new_connection_before_it_is_known_what_redis_has)
+{
+    commit(OP_TOUCH);
+    turn();
+    lose_all();
+    reconnect();
+    commit(OP_TOUCH);
+    turn();
+    cr_assert_eq(w.n_sent, 0);
+    store_up(w.store);
+    answer_everything();
+    expect(0, 2);
 }
 
 Test(store, a_fence_in_the_middle_of_a_restore_ends_everything)
