@@ -307,15 +307,18 @@ on_waited(void *owner, const struct command *command, const struct reply *reply)
         if (batch->n != command->n || batch->applied == NULL) {
             continue;
         }
-        if (reply == NULL) { /* it ran; whether anybody else has it is not known */
-            batch->sent = false;
-            batch->doubtful = true;
-            batch->applied = NULL;
-        } else if (reply->number == 0) {
+        if (reply != NULL && reply->number == 0) {
             broker_short(broker);
-        } else if (i == 0) {
+            return;
+        }
+        if (reply != NULL && i == 0) {
             batch_answered(broker, batch->applied);
-        } else {
+            return;
+        }
+        batch->sent = false; /* it ran; whether anybody else has it is not known */
+        batch->doubtful = true;
+        batch->applied = NULL;
+        if (reply != NULL) {
             edge_break(&broker->redis); /* an older one is not answered: all is sent again */
         }
         return;
