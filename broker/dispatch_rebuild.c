@@ -82,8 +82,8 @@ job_restore(struct dispatch *self, bool first, uint32_t most)
 static bool
 redis_is_steady(const struct dispatch *self)
 {
-    return self->sweep_ms == 0 || (self->now.mono_ms - self->sweep_ms <= LIMIT_CLOCK_SLIP_MS &&
-                                   self->now.mono_ms - self->steady_from_ms >= LIMIT_RECENT_MS);
+    return self->sweep_ms != 0 && self->now.mono_ms - self->sweep_ms <= LIMIT_CLOCK_SLIP_MS &&
+           self->now.mono_ms - self->steady_from_ms >= LIMIT_RECENT_MS;
 }
 
 void

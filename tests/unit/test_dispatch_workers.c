@@ -396,7 +396,7 @@ Test(dispatch_workers, the_same_lease_on_a_succeeded_record_is_acknowledged)
     cr_assert_eq(worker_done(0, lease), VERDICT_OK, "repeated: the ACK was lost");
     cr_assert_eq(count_sent(FRAME_ACK), 1);
     struct job_header header = job_in(1)->header;
-    later(LIMIT_RECENT_MS);
+    sweep_for(LIMIT_RECENT_MS);
     tick();
     cr_assert_null(job_in(1));
     worker_done(0, lease);
