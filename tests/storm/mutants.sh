@@ -72,7 +72,8 @@ if ! "$storm" --seeds "$seeds" --jobs "$(nproc)" >/dev/null; then
     exit 1
 fi
 printf '%-14s %6s  %-66s %s\n' mutant seeds breaks "seen as"
-mapfile -t mutants < <([ $# -gt 0 ] && printf '%s\n' "$@" || "$storm" --mutant list)
+if [ $# -gt 0 ]; then mutants=("$@"); else mapfile -t mutants < <("$storm" --mutant list); fi
+# shellcheck disable=SC2016 # the inner shell expands
 printf '%s\n' "${mutants[@]}" | xargs -P "$(nproc)" -I{} bash -c 'try_mutant {} >"$scratch/{}.line"'
 for mutant in "${mutants[@]}"; do cat "$scratch/$mutant.line"; done
 lived=$(find "$scratch" -name '*.lives' | wc -l)

@@ -6,16 +6,45 @@
  * Simulated, and broken at will: clocks, the network, Redis with its functions, the edges of broker
  * and worker (batches, election, instances, uploads), gateways and their clients.
  *
- *     sim.c      time, events, chance, memory of a world
- *     net.c      connections: delay, loss with the connection, partitions of one or both ways
- *     redis.c    the functions of proto/functions.lua over a model of Redis; power cuts
- *     edge.c     a connection to Redis: time-outs, replies lost, old copies of commands that run
- * later store.c    the broker's batches      broker.c   election, rebuild, doors, sweeps worker.c
- * an agent and its instances    gateway.c  submits, repeats, withdraws, cancels stranger.c a peer
- * that talks nonsense    faults.c   what goes wrong, and the end of it check.c    the promises,
- * held against every write and every frame
+ *     sim.c          time, events, chance, memory of a world
+ *     net.c          connections: delay, loss, partitions, frames twice or overtaken
+ *     redis.c        the functions of proto/functions.lua; power cuts; a replica
+ *     edge.c         a connection to Redis: time-outs, replies lost, old copies that run
+ *     store.c        the broker's batches, WAIT behind them, restores
+ *     broker.c       election, rebuild, doors, sweeps, an orderly stop
+ *     worker.c       an agent and its instances
+ *     gateway.c      submits, repeats, withdraws, cancels, `drawbar drain`
+ *     stranger.c     a peer that talks nonsense
+ *     faults.c       what goes wrong, and the end of it
+ *     check.c        the promises, held against every write and every frame
+ *     check_queue.c  order, bounds, shares, held against every transition decided
+ *     shards.c       many worlds at once
  *
- * A promise broken prints one line that replays it and ends the program with 1.
+ * What is promised, and who looks:
+ *
+ *     an accepted job is in exactly one state    check_redis() after every event
+ *     terminal is final                          check_write(), check_told_end()
+ *     one accepted completion at most            check_transition(), check_result()
+ *     what a worker hears of its lease is so     check_answered(), check_to_worker()
+ *     no lease is held by two                    check_taken(), check_transition()
+ *     no attempt writes over another's picture   check_stored(), check_result()
+ *     nothing is told before it is written       check_entry(), check_to_gateway()
+ *     requeue and takeover keep the place        remember(): key and sequence
+ *     jobs go in the order of Redis's keys       check_order()
+ *     queue bounds; no refusal below them        check_taken_in(), check_refused()
+ *     classes take turns, none starves           check_turns()
+ *     tenants share; who is new need not wait    check_share(), check_key()
+ *     tries and grants are bounded               check_write()
+ *     what a power cut took comes back           check_lost(), check_end()
+ *     what a fail-over took was never told       check_promoted()
+ *     a drained worker gets nothing, and goes    check_drained(), check_draining()
+ *     who resigns is replaced at once            on_handed_over() in faults.c
+ *     no fault: no second draw, no failure       check_drawn(), check_calm()
+ *     faults stop: all ends within a bound       check_end() at calm_bound_ms()
+ *     the invariants of the cores                dispatch_check(), agent_check()
+ *
+ * That each of them can fail is shown by mutants.sh. A promise broken prints why, one line that
+ * replays it, and ends the program with 1.
  */
 #include "broker/dispatch.h"
 #include "common/mutant.h"
