@@ -46,7 +46,6 @@ enum mutant {
     MUTANT_RESTOREMIX,
     MUTANT_NOWAIT,
     MUTANT_WAITOLD,
-    MUTANT_EARLYSEND,
     MUTANT_COUNT,
 };
 extern enum mutant mutant_chosen;

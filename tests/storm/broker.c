@@ -576,6 +576,13 @@ on_election_timer(void *owner, void *data)
 }
 
 static void
+on_next_turn(void *owner, void *data)
+{
+    (void)data;
+    poll_redis(owner);
+}
+
+static void
 on_handshake(void *owner, const struct command *command, const struct reply *reply)
 {
     struct broker_host *self = owner;
@@ -588,7 +595,8 @@ on_handshake(void *owner, const struct command *command, const struct reply *rep
     } else if (self->standing == STANDING_LEADING && self->term_run == self->seen_run) {
         on_redis_back(self, false);
     }
-    poll_redis(self);
+    /* In the next turn: batches that waited for the connection go before the renewal. */
+    sim_at(storm.now_ms, &self->process, on_next_turn, self, NULL);
 }
 
 static void
