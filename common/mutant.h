@@ -46,6 +46,7 @@ enum mutant {
     MUTANT_RESTOREMIX,
     MUTANT_NOWAIT,
     MUTANT_WAITOLD,
+    MUTANT_FENCEDLEADS,
     MUTANT_COUNT,
 };
 extern enum mutant mutant_chosen;
