@@ -444,6 +444,9 @@ static void
 on_up(void *context, const char *run_id)
 {
     struct election *self = context;
+    if (run_id[0] == '\0' || strcmp(run_id, self->seen_run) != 0) {
+        self->watched_ms = 0; /* restarted, however fast: what it lost may be a renewal */
+    }
     (void)snprintf(self->seen_run, sizeof self->seen_run, "%s", run_id);
     self->asked = false;
     redis_client_call(self->redis, on_loaded, self, "FUNCTION LOAD REPLACE %b", functions_lua,
