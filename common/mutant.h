@@ -47,6 +47,7 @@ enum mutant {
     MUTANT_NOWAIT,
     MUTANT_WAITOLD,
     MUTANT_FENCEDLEADS,
+    MUTANT_STEADYRUN,
     MUTANT_COUNT,
 };
 extern enum mutant mutant_chosen;

@@ -613,6 +613,9 @@ static void
 on_up(void *owner)
 {
     struct broker_host *self = owner;
+    if (self->seen_run != storm.redis.run && !MUTANT(STEADYRUN)) {
+        self->polled_ms = 0; /* restarted, however fast: what it lost may be a renewal */
+    }
     self->seen_run = storm.redis.run;
     self->asked = false;
     edge_send(edge_command(&self->redis, COMMAND_HANDSHAKE, on_handshake, self));

@@ -392,7 +392,7 @@ fault_redis(void)
         if (!storm.redis.everysec) {
             stop_redis(true, between(50, 7000));
         } else if (memory_is_safe()) {
-            int64_t down = between(50, 9000);
+            int64_t down = chance(300) ? between(10, 250) : between(50, 9000);
             storm.no_broker_faults_until = storm.now_ms + down + 8000;
             stop_redis(true, down);
             disturb_from(storm.now_ms + down + between(0, 500));

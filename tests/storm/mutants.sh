@@ -48,6 +48,7 @@ RESTORELESS    core: a restore leaves out jobs that are on the move
 RESTOREMIX     store: transitions are committed among the parts of a restore
 NOWAIT         store: a batch counts before a replica has it
 FENCEDLEADS    election: a fenced leader is a candidate under its old name
+STEADYRUN      election: a standby that saw Redis restart fast has watched without a gap
 WAITOLD        Redis: a batch sent again writes nothing, so that WAIT waits for nothing
 "
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/mutants.XXXXXX")
