@@ -87,8 +87,10 @@ flush(void *owner, void *data)
     self->kicked = false;
     if (self->restoring && !self->asking && self->waiting.count < 4) {
         restore_part(broker, false);
-        if (self->restoring && self->waiting.count < 4) {
-            kick(broker);
+        if (self->restoring && self->waiting.count < 4) { /* a slow loop: much happens meanwhile */
+            self->kicked = true;
+            sim_at(storm.now_ms + between(0, 60), &broker->process, flush, broker,
+                   tag(broker->term));
         }
     }
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->asking; i++) {
@@ -353,7 +355,7 @@ restore_part(struct broker_host *broker, bool first)
     self->restoring = true;
     broker_step(broker,
                 &(struct dispatch_event){ .kind = first ? EVENT_RESTORE : EVENT_RESTORE_MORE,
-                                          .most = 1 + any(8) });
+                                          .most = 1 + any(4) });
     self->restoring = dispatch_is_restoring(broker->dispatch);
     if (!self->restoring) {
         move(&self->waiting, &self->held);
