@@ -162,7 +162,7 @@ stop_broker(struct broker_host *broker)
     for (uint32_t i = 0; i < storm.n_brokers; i++) {
         const struct broker_host *other = &storm.brokers[i];
         standby |= other != broker && other->process.up && other->standing == STANDING_STANDBY &&
-                   storm.now_ms - other->polls_from_ms >= 2 * LIMIT_LEADER_TTL_MS;
+                   storm.now_ms - other->polls_from_ms >= (int64_t)2 * LIMIT_LEADER_TTL_MS;
     }
     if (broker->process.paused_until > storm.now_ms) {
         return;
