@@ -344,19 +344,19 @@ class RedisError(Exception):
 class Redis:
     """A redis-server of this test, and a small client for it."""
 
-    def __init__(self, directory, wrap=(), port=0):
+    def __init__(self, directory, wrap=(), port=0, fsync="everysec"):
         self.directory = os.path.join(directory, "redis")
         os.makedirs(self.directory, exist_ok=True)
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self.wrap = list(wrap)
+        self.wrap, self.fsync = list(wrap), fsync
         self.process = None
         self.start()
 
     def start(self, env=None):
         self.process = Process(os.path.dirname(self.directory), "redis", self.wrap + [
             "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.directory,
-            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory", "256mb",
+            "--appendonly", "yes", "--appendfsync", self.fsync, "--save", "", "--maxmemory", "256mb",
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--loglevel", "warning"], wait_ready=False, env=env)
         until(lambda: self.call("PING") == "PONG", 10, "Redis answers")
 
@@ -462,13 +462,14 @@ class Proxy:
 class Cluster:
     """One Drawbar. `broker` and `gateway` start with it unless they are told not to."""
 
-    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=()):
+    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(),
+                 fsync="everysec"):
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
         self.failed = False
         try:
-            self.redis = Redis(self.directory, redis_wrap)
+            self.redis = Redis(self.directory, redis_wrap, fsync=fsync)
             if broker:
                 self.broker(*broker_flags)
             if gateway:
