@@ -59,7 +59,7 @@ enum commit_outcome {
     COMMIT_KNOWN,   /* OP_SUBMIT: its idempotency key already made a job */
     COMMIT_ABSENT,  /* the record is gone or ended: we know less than Redis; the job is dropped,
                        unless an OP_RESTORE is on its way: then it is committed again behind that */
-    COMMIT_NO_ROOM, /* OP_SUBMIT: Redis is out of memory; nothing was written */
+    COMMIT_NO_ROOM, /* OP_SUBMIT: Redis is out of memory or disk; nothing was written */
     COMMIT_OUTCOME_COUNT,
 };
 
