@@ -83,6 +83,7 @@ def a_full_disk_of_redis_refuses_submits_holds_results_and_goes_on_when_there_is
         check(c.broker_process.alive(), "the broker lives")
         # A broken connection in this state is made good as well.
         c.redis.call("CLIENT", "KILL", "TYPE", "normal")
+        until(lambda: c.broker_process.log().count("redis-up") == 2, 10, "the broker is connected again")
         until(lambda: c.http.post_job(**SUBMIT).json.get("code") == "storage_full", 15, "storage_full after a reconnect")
         check(c.broker_process.alive(), "the broker outlives a reconnect to a full Redis")
         disk.make_room()
