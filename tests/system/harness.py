@@ -344,24 +344,24 @@ class RedisError(Exception):
 class Redis:
     """A redis-server of this test, and a small client for it."""
 
-    def __init__(self, directory, wrap=(), port=0, fsync="everysec"):
+    def __init__(self, directory, wrap=(), port=0, fsync="everysec", host="127.0.0.1"):
         self.directory = os.path.join(directory, "redis")
         os.makedirs(self.directory, exist_ok=True)
         self.port = port or free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self.host, self.url = host, f"redis://{host}:{self.port}"
         self.wrap, self.fsync = list(wrap), fsync
         self.process = None
         self.start()
 
     def start(self, env=None):
         self.process = Process(os.path.dirname(self.directory), "redis", self.wrap + [
-            "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.directory,
+            "redis-server", "--port", self.port, "--bind", self.host, "--protected-mode", "no", "--dir", self.directory,
             "--appendonly", "yes", "--appendfsync", self.fsync, "--save", "", "--maxmemory", "256mb",
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--loglevel", "warning"], wait_ready=False, env=env)
         until(lambda: self.call("PING") == "PONG", 10, "Redis answers")
 
     def call(self, *words):
-        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
+        with socket.create_connection((self.host, self.port), 5) as s:
             packed = b"*%d\r\n" % len(words)
             for word in words:
                 word = word if isinstance(word, bytes) else str(word).encode()
