@@ -15,6 +15,7 @@
 #include "common/zmq_link.h"
 #include "proto/frames.h"
 #include "proto/keys.h"
+#include <czmq.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -369,6 +370,7 @@ main(int argc, char **argv)
     if (rc != 0) {
         return rc == CONFIG_EXIT ? 0 : 2;
     }
+    zsys_set_max_sockets(4 * (size_t)n_workers); /* a closed one counts until ZeroMQ reaps it */
     struct bench bench = { .n_workers = (uint32_t)n_workers };
     bench.workers = calloc(bench.n_workers, sizeof *bench.workers);
     bench.times = times_path != NULL ? fopen(times_path, "w") : NULL;
