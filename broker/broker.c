@@ -29,6 +29,7 @@ struct broker {
     char store_id[LIMIT_WORKER_NAME + 1]; /* of the gateways' artifact directory; "" not known */
     int64_t redis_minus_mono_ms;
     int64_t rebuild_from_ms;
+    enum durability durability;
     bool ready_told;
 };
 
@@ -297,6 +298,24 @@ on_fenced(void *context)
 }
 
 static void
+on_unreplicated(void *context, int64_t replicas)
+{
+    struct broker *self = context;
+    election_unreplicated(self->election, replicas);
+    term_end(self);
+}
+
+static void
+on_durability(void *context, enum durability durability)
+{
+    struct broker *self = context;
+    self->durability = durability;
+    if (self->dispatch != NULL) {
+        dispatch_set_durability(self->dispatch, durability);
+    }
+}
+
+static void
 on_loaded_record(void *context, const struct job_id *id, const struct job_record *record)
 {
     struct dispatch_event event = { .kind = EVENT_LOAD, .id = *id, .record = record };
@@ -345,11 +364,13 @@ on_elected(void *context, const struct term *term)
         .retention_s = (uint32_t)self->options->retention_s,
         .name = self->options->name,
         .upload_key = self->term.upload_key,
+        .durability = self->durability,
     };
     struct store_config store_config = { election_redis(self->election), self->token,
-                                         (uint32_t)self->options->retention_s };
-    struct store_events store_events = { on_committed, on_record, on_sweep,
-                                         on_tail_lost, on_fenced, self };
+                                         (uint32_t)self->options->retention_s,
+                                         (uint32_t)self->options->redis_wait };
+    struct store_events store_events = { on_committed, on_record,       on_sweep, on_tail_lost,
+                                         on_fenced,    on_unreplicated, self };
     struct rebuild_events rebuild_events = { on_loaded_record, on_rebuilt, self };
     int rc = dispatch_new(&self->dispatch, &config);
     rc = rc ? rc : store_new(&self->store, self->reactor, &store_config, &store_events);
@@ -451,9 +472,11 @@ broker_new(struct broker **out, struct reactor *reactor, const struct options *o
     self->reactor = reactor;
     self->options = options;
     self->redis_minus_mono_ms = clock_wall_ms() - clock_mono_ms(); /* until Redis tells */
-    struct election_config election_config = { options->redis_url, options->accept_volatile };
+    struct election_config election_config = { options->redis_url, options->accept_volatile,
+                                               options->fails_over, (uint32_t)options->redis_wait };
     struct election_events events = {
-        on_elected, on_regained, on_lost, on_redis_back, on_redis_time, on_refused, self,
+        on_elected,    on_regained,   on_lost,    on_redis_back,
+        on_redis_time, on_durability, on_refused, self,
     };
     int rc = timer_new(&self->tick, reactor, on_tick, self);
     rc = rc ? rc : election_new(&self->election, reactor, &election_config, &events);

@@ -89,6 +89,12 @@ tick(struct dispatch *self)
     self->tick_ms = self->now.mono_ms + LIMIT_CORE_TICK_MS;
 }
 
+void
+dispatch_set_durability(struct dispatch *self, enum durability durability)
+{
+    self->config.durability = durability;
+}
+
 int64_t
 dispatch_deadline_ms(const struct dispatch *self)
 {

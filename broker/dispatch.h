@@ -28,14 +28,15 @@ struct moment {
 };
 
 struct dispatch_config {
-    uint64_t epoch;            /* number of our term; every frame carries it */
-    uint32_t epoch_hash;       /* every new lease carries it */
-    uint64_t sequence;         /* highest given out so far */
-    uint32_t max_jobs;         /* LIMIT_JOBS or less; more is REFUSED queue_full */
-    uint64_t max_bytes;        /* of requests and structures; more is REFUSED queue_full */
-    uint32_t retention_s;      /* told to gateways */
-    const char *name;          /* of this broker; outlives the core */
-    const uint8_t *upload_key; /* 32 bytes, told to gateways; outlives the core */
+    uint64_t epoch;             /* number of our term; every frame carries it */
+    uint32_t epoch_hash;        /* every new lease carries it */
+    uint64_t sequence;          /* highest given out so far */
+    uint32_t max_jobs;          /* LIMIT_JOBS or less; more is REFUSED queue_full */
+    uint64_t max_bytes;         /* of requests and structures; more is REFUSED queue_full */
+    uint32_t retention_s;       /* told to gateways */
+    const char *name;           /* of this broker; outlives the core */
+    const uint8_t *upload_key;  /* 32 bytes, told to gateways; outlives the core */
+    enum durability durability; /* told to gateways */
 };
 
 enum dispatch_event_kind {
@@ -104,6 +105,8 @@ void dispatch_destroy(struct dispatch **self_p);
 /* Applies one event and replaces *effects. Borrows `event` for the call. O(log n) in the jobs. */
 enum verdict dispatch_step(struct dispatch *self, struct moment now,
                            const struct dispatch_event *event, struct effects *effects);
+/* Redis was found to be configured otherwise than at the start of the term. */
+void dispatch_set_durability(struct dispatch *self, enum durability durability);
 /* Monotonic time at which the next EVENT_TICK is due. */
 int64_t dispatch_deadline_ms(const struct dispatch *self);
 /* Asserts the invariants; slow, for tests. */

@@ -331,7 +331,11 @@ gateway_ping(struct dispatch *self, uint32_t gateway, const struct ping *ping)
     struct gateway *slot = &self->roster.gateways[gateway];
     slot->storage_full = ping->storage_full;
     gateway_send(self, gateway, FRAME_PONG)->pong =
-        (struct pong){ self->now.redis_ms, self->queue.queued, self->running, self->roster.alive };
+        (struct pong){ .redis_ms = self->now.redis_ms,
+                       .queued = self->queue.queued,
+                       .running = self->running,
+                       .workers = self->roster.alive,
+                       .durability = (uint8_t)self->config.durability };
     return VERDICT_OK;
 }
 

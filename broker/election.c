@@ -1,4 +1,5 @@
 #include "broker/election.h"
+#include "common/clock.h"
 #include "common/ids.h"
 #include "common/limits.h"
 #include "common/log.h"
@@ -19,9 +20,12 @@ struct election {
     struct redis_client *redis;
     struct timer *timer; /* next elect or renew */
     struct election_events events;
-    bool accept_volatile;
+    struct election_config config;
     enum standing standing;
-    bool asked; /* an elect or renew is under way */
+    struct term candidate; /* elected; the replicas have not confirmed it yet */
+    char candidate_token[64];
+    int64_t watched_from_ms, watched_ms; /* the key was seen without a gap from then until then */
+    bool asked;                          /* an elect or renew is under way */
     char nonce[17];
     char token[64];
     char run_id[64];   /* of the Redis that knows our term */
@@ -29,7 +33,7 @@ struct election {
     char gateways[160], workers[160];
     reactor_fn resigned;
     void *resigned_context;
-    bool told_waiting;
+    bool told_waiting, told_unreplicated;
     bool unloaded; /* this connection's FUNCTION LOAD was refused for want of room */
 };
 
@@ -47,6 +51,55 @@ lost(struct election *self)
     self->standing = STANDBY;
     log_warn("leader-lost token=%s", self->token);
     self->events.on_lost(self->events.context);
+}
+
+static void
+say_unreplicated(struct election *self, int64_t replicas)
+{
+    if (!self->told_unreplicated) {
+        self->told_unreplicated = true;
+        log_warn("redis-unreplicated replicas=%lld wanted=%u effect=\"nothing is accepted\" "
+                 "cure=\"bring a replica back; --redis-wait says how many there must be\"",
+                 (long long)replicas, self->config.replicas);
+    }
+}
+
+void
+election_unreplicated(struct election *self, int64_t replicas)
+{
+    if (self->standing != LEADING) {
+        return;
+    }
+    say_unreplicated(self, replicas);
+    self->standing = STANDBY;
+    hex16(self->nonce); /* commits under the old token have numbers: it must not be had again */
+    redis_client_call(self->redis, NULL, NULL, "FCALL " FUNCTION_RESIGN " 0 %s", self->token);
+}
+
+/* The answer to a WAIT: true if enough replicas have what was written before it. */
+static bool
+is_replicated(struct election *self, const redisReply *reply)
+{
+    bool number = reply->type == REDIS_REPLY_INTEGER;
+    if (number && reply->integer >= (int64_t)self->config.replicas) {
+        self->told_unreplicated = false;
+        return true;
+    }
+    if (!number) {
+        log_error("redis-wait-refused error=\"%s\"",
+                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+    }
+    return false;
+}
+
+static void
+on_renewal_replicated(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    if (reply != NULL && self->standing == LEADING && !is_replicated(self, reply)) {
+        election_unreplicated(self, reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0);
+        self->events.on_lost(self->events.context);
+    }
 }
 
 static bool
@@ -103,6 +156,10 @@ renew(struct election *self)
     redis_client_call(self->redis, on_renewed, self, "FCALL " FUNCTION_RENEW " 0 %s %d %s %s %s",
                       self->token, (int)LIMIT_LEADER_TTL_MS, self->nonce, self->gateways,
                       self->workers);
+    if (self->config.replicas > 0) {
+        redis_client_call(self->redis, on_renewal_replicated, self, "WAIT %d %d",
+                          (int)self->config.replicas, (int)LIMIT_WAIT_MS);
+    }
 }
 
 static bool
@@ -112,6 +169,79 @@ key_parse(const redisReply *reply, uint8_t out[32])
     return reply->type == REDIS_REPLY_STRING && reply->len == 64 &&
            sodium_hex2bin(out, 32, reply->str, reply->len, NULL, &length, NULL) == 0 &&
            length == 32;
+}
+
+/* The term begins. */
+static void
+lead(struct election *self)
+{
+    bool regaining = self->standing == REGAINING;
+    struct term term = self->candidate;
+    if (regaining && term.number > strtoull(self->token, NULL, 10)) {
+        lost(self); /* somebody led after us: what we remember is older than what Redis has */
+        regaining = false;
+    }
+    (void)snprintf(self->token, sizeof self->token, "%s", self->candidate_token);
+    (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
+    self->standing = LEADING;
+    self->told_waiting = false;
+    term.token = self->token;
+    log_info("leader-elected epoch=%llu%s", (unsigned long long)term.number,
+             regaining ? " regained=yes" : "");
+    (regaining ? self->events.on_regained : self->events.on_elected)(self->events.context, &term);
+}
+
+/* Nobody leads with an election that a fail-over of Redis would undo. */
+static void
+on_election_replicated(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    self->asked = false;
+    if (reply == NULL || (self->standing != STANDBY && self->standing != REGAINING)) {
+        return;
+    }
+    if (is_replicated(self, reply)) {
+        lead(self);
+    } else { /* asked again: the key is ours until a replica is there or it runs out */
+        say_unreplicated(self, reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0);
+    }
+}
+
+/* {1, token, sequence, secret} */
+static bool
+candidate_read(struct election *self, const redisReply *reply)
+{
+    struct term *term = &self->candidate;
+    if (reply->elements < 4 || reply->element[1]->type != REDIS_REPLY_STRING ||
+        reply->element[2]->type != REDIS_REPLY_STRING ||
+        !key_parse(reply->element[3], term->upload_key)) {
+        log_error("elect-refused error=\"{drawbar}:secret is not 64 hex digits\"");
+        return false;
+    }
+    (void)snprintf(self->candidate_token, sizeof self->candidate_token, "%s",
+                   reply->element[1]->str);
+    term->number = strtoull(self->candidate_token, NULL, 10);
+    term->sequence = strtoull(reply->element[2]->str, NULL, 10);
+    return true;
+}
+
+/* An answer came: how long has the key been watched without a gap? */
+static void
+watch(struct election *self)
+{
+    int64_t now = clock_mono_ms();
+    if (self->watched_ms == 0 || now - self->watched_ms > LIMIT_STANDBY_GAP_MS) {
+        self->watched_from_ms = now;
+    }
+    self->watched_ms = now;
+}
+
+static bool
+is_steady(const struct election *self)
+{
+    int64_t now = clock_mono_ms();
+    return self->watched_ms != 0 && now - self->watched_ms <= LIMIT_STANDBY_GAP_MS &&
+           now - self->watched_from_ms >= LIMIT_LEADER_TTL_MS;
 }
 
 static void
@@ -128,35 +258,26 @@ on_elect(void *context, const redisReply *reply)
                   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
         return;
     }
+    watch(self);
     if (reply->element[0]->integer == 0) {
         if (regaining) {
             lost(self);
-        } else if (!self->told_waiting) {
+        } else if (!self->told_waiting && reply->element[1]->len > 0) {
             self->told_waiting = true;
             log_info("standby leader=\"%s\"", reply->element[1]->str);
         }
         return;
     }
-    struct term term = { 0 };
-    if (reply->elements < 4 || !key_parse(reply->element[3], term.upload_key)) {
-        log_error("elect-refused error=\"{drawbar}:secret is not 64 hex digits\"");
+    if (!candidate_read(self, reply)) {
         return;
     }
-    const char *token = reply->element[1]->str;
-    if (regaining && strtoull(token, NULL, 10) > strtoull(self->token, NULL, 10)) {
-        lost(self); /* somebody led after us: what we remember is older than what Redis has */
-        regaining = false;
+    if (self->config.replicas == 0) {
+        lead(self);
+        return;
     }
-    (void)snprintf(self->token, sizeof self->token, "%s", token);
-    (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
-    self->standing = LEADING;
-    self->told_waiting = false;
-    term.token = self->token;
-    term.number = strtoull(self->token, NULL, 10);
-    term.sequence = strtoull(reply->element[2]->str, NULL, 10);
-    log_info("leader-elected epoch=%llu%s", (unsigned long long)term.number,
-             regaining ? " regained=yes" : "");
-    (regaining ? self->events.on_regained : self->events.on_elected)(self->events.context, &term);
+    self->asked = true;
+    redis_client_call(self->redis, on_election_replicated, self, "WAIT %d %d",
+                      (int)self->config.replicas, (int)LIMIT_WAIT_MS);
 }
 
 static void
@@ -168,9 +289,10 @@ elect(struct election *self)
     for (size_t i = 0; i < 4; i++) {
         hex16(key + 16 * i);
     }
+    bool steady = self->standing == REGAINING || is_steady(self);
     self->asked = true;
-    redis_client_call(self->redis, on_elect, self, "FCALL " FUNCTION_ELECT " 0 %s %d %s %s",
-                      self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key);
+    redis_client_call(self->redis, on_elect, self, "FCALL " FUNCTION_ELECT " 0 %s %d %s %s %d",
+                      self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key, (int)steady);
 }
 
 static void functions_load(struct election *self, redis_reply_fn fn);
@@ -224,32 +346,57 @@ setting(const redisReply *pairs, const char *name)
     return "";
 }
 
-static bool
-config_is_safe(const struct election *self, const redisReply *pairs)
+/* What a Redis so configured may lose. */
+static enum durability
+durability_of(const struct election *self, const redisReply *pairs)
 {
     bool appends = strcmp(setting(pairs, "appendonly"), "yes") == 0;
     bool keeps = strcmp(setting(pairs, "maxmemory-policy"), "noeviction") == 0;
-    const char *fsync = setting(pairs, "appendfsync");
-    if (appends && keeps) {
-        if (strcmp(fsync, "always") != 0) {
-            log_warn(
-                "redis-loss-bound appendfsync=%s loss=\"a power cut of Redis's host can lose up "
-                "to about 1 s of accepted jobs\" cure=\"appendfsync always\"",
-                fsync);
-        }
-        return true;
+    if (!appends || !keeps) {
+        return DURABILITY_VOLATILE;
     }
-    if (self->accept_volatile) {
-        log_warn("redis-volatile appendonly=%s maxmemory-policy=%s loss=\"a restart of Redis loses "
-                 "jobs\"",
-                 setting(pairs, "appendonly"), setting(pairs, "maxmemory-policy"));
-        return true;
+    if (self->config.fails_over && self->config.replicas == 0) {
+        return DURABILITY_UNREPLICATED;
     }
-    log_error(
-        "redis-would-lose-jobs appendonly=%s maxmemory-policy=%s cure=\"set appendonly yes and "
-        "maxmemory-policy noeviction in redis.conf, or start with --volatile\"",
-        setting(pairs, "appendonly"), setting(pairs, "maxmemory-policy"));
-    return false;
+    if (strcmp(setting(pairs, "appendfsync"), "always") == 0) {
+        return DURABILITY_ALWAYS;
+    }
+    return self->config.replicas > 0 ? DURABILITY_REPLICATED : DURABILITY_EVERYSEC;
+}
+
+/* Says what an operator should know; false: such a Redis is not led on. */
+static bool
+durability_tell(const struct election *self, enum durability durability, const redisReply *pairs)
+{
+    switch (durability) {
+    case DURABILITY_EVERYSEC:
+    case DURABILITY_REPLICATED:
+        log_warn(
+            "redis-loss-bound appendfsync=%s loss=\"about the last second of accepted jobs, if "
+            "Redis's host%s and this broker lose power together\" cure=\"appendfsync always\"",
+            setting(pairs, "appendfsync"),
+            durability == DURABILITY_REPLICATED ? ", its replicas" : "");
+        return true;
+    case DURABILITY_UNREPLICATED:
+        log_warn(
+            "redis-loss-bound loss=\"accepted jobs that no replica had when Redis fails over\" "
+            "cure=\"start without --accept-loss and --redis-wait 0\"");
+        return true;
+    case DURABILITY_VOLATILE:
+        log_write(
+            self->config.accept_volatile ? LOG_WARN : LOG_ERROR,
+            "redis-would-lose-jobs appendonly=%s maxmemory-policy=%s loss=\"a restart of Redis "
+            "loses jobs\" cure=\"set appendonly yes and maxmemory-policy noeviction in "
+            "redis.conf%s\"",
+            setting(pairs, "appendonly"), setting(pairs, "maxmemory-policy"),
+            self->config.accept_volatile ? "" : ", or start with --volatile");
+        return self->config.accept_volatile;
+    case DURABILITY_UNKNOWN:
+    case DURABILITY_ALWAYS:
+    case DURABILITY_COUNT:
+        break;
+    }
+    return true;
 }
 
 static void
@@ -259,12 +406,17 @@ on_config(void *context, const redisReply *reply)
     if (reply == NULL) {
         return;
     }
+    enum durability durability = DURABILITY_UNKNOWN;
     if (reply->type != REDIS_REPLY_ARRAY) {
         log_warn("redis-config-unknown error=\"%s\"", reply->str); /* ACL without +config|get */
-    } else if (!config_is_safe(self, reply)) {
-        self->events.on_refused(self->events.context);
-        return;
+    } else {
+        durability = durability_of(self, reply);
+        if (!durability_tell(self, durability, reply)) {
+            self->events.on_refused(self->events.context);
+            return;
+        }
     }
+    self->events.on_durability(self->events.context, durability);
     if (self->standing == OFFLINE) {
         self->standing = STANDBY;
     } else if (self->standing == LEADING) {
@@ -331,7 +483,7 @@ election_new(struct election **out, struct reactor *reactor, const struct electi
         return -ENOMEM;
     }
     self->events = *events;
-    self->accept_volatile = config->accept_volatile;
+    self->config = *config;
     hex16(self->nonce);
     (void)snprintf(self->gateways, sizeof self->gateways, "-");
     (void)snprintf(self->workers, sizeof self->workers, "-");

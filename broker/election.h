@@ -8,12 +8,21 @@
  *
  * A term lasts LIMIT_LEADER_TTL_MS from each renewal. While Redis is away a leader keeps its term:
  * it can commit nothing, so it promises nothing, and its renewal succeeds as long as nobody else
- * was elected. A leader that finds its term gone from a restarted Redis stands for election at once
+ * was elected. A standby that has not watched the leader's key for a whole term without a gap of
+ * more than LIMIT_STANDBY_GAP_MS is elected only where nobody led before or the last leader
+ * resigned: after an outage the leader, whose memory may be needed, comes first.
+ *
+ * With `replicas` an election or a renewal counts only when so many replicas have confirmed it
+ * (WAIT): on the wrong side of a partition nobody leads. A leader that finds fewer gives up its
+ * term (on_lost).
+ *
+ * A leader that finds its term gone from a restarted Redis stands for election at once
  * and keeps its memory if it wins, unless the new term's number shows that somebody led after it. A
  * Redis that could lose acknowledged jobs by its configuration (appendonly off, a policy other than
  * noeviction) is refused, unless `accept_volatile`.
  */
 #include "common/redis_client.h"
+#include "proto/job.h"
 
 struct election;
 
@@ -29,12 +38,15 @@ struct election_events {
     /* Redis lost its tail and with it our term, and nobody else was elected: a new term of ours.
      * The memory is still the truth. */
     void (*on_regained)(void *context, const struct term *term);
-    /* Somebody else leads now. */
+    /* The term is over: somebody else leads now, or the replicas are gone. */
     void (*on_lost)(void *context);
     /* Redis answers again and the term stands; restarted: it is not the process it was. */
     void (*on_redis_back)(void *context, bool restarted);
     /* Redis TIME, as just told. */
     void (*on_redis_time)(void *context, uint64_t redis_ms);
+    /* How much Redis may lose by its configuration; before the first election and again whenever a
+     * new connection finds another answer. */
+    void (*on_durability)(void *context, enum durability durability);
     /* The configuration of Redis is refused (logged with the cure); the broker cannot work. */
     void (*on_refused)(void *context);
     void *context;
@@ -43,6 +55,8 @@ struct election_events {
 struct election_config {
     const char *redis_url;
     bool accept_volatile;
+    bool fails_over;   /* a replica may take Redis's place (Sentinels) */
+    uint32_t replicas; /* that must confirm what is written; 0: none is asked */
 };
 
 /* 0, -EINVAL (bad URL, logged), -ENOMEM. */
@@ -52,5 +66,7 @@ void election_destroy(struct election **self_p);
 struct redis_client *election_redis(struct election *self);
 /* The doors are open: told to gateways and workers with the next renewal, which happens now. */
 void election_open(struct election *self, const char *gateways, const char *workers);
+/* Only so many replicas confirmed a commit: gives up the term; on_lost is not called. */
+void election_unreplicated(struct election *self, int64_t replicas);
 /* Orderly stop: gives up the term; done(context) when Redis has answered or does not. */
 void election_resign(struct election *self, reactor_fn done, void *context);

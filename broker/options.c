@@ -15,19 +15,34 @@ mistake(const char *what, const char *cure)
     return -EINVAL;
 }
 
+/* Behind Sentinels a replica may take over: what it does not have is lost. */
 static int
-check_redis(const struct options *self)
+check_replicas(struct options *self, const struct redis_url *url)
+{
+    self->fails_over = url->n_sentinels > 0;
+    if (self->redis_wait < 0) {
+        self->redis_wait = self->fails_over ? 1 : 0;
+    }
+    if (self->fails_over && self->redis_wait == 0 && !self->accept_loss) {
+        return mistake("--redis-wait 0: a fail-over of Redis would lose accepted jobs",
+                       "leave it out, or give --accept-loss");
+    }
+    return 0;
+}
+
+static int
+check_redis(struct options *self)
 {
     struct redis_url url;
     const char *why = "";
     if (redis_url_parse(&url, self->redis_url, &why) != 0) {
         return mistake("--redis: this is no address of a Redis", why); /* it may hold a password */
     }
-    if (url.host[0] != '\0' && !host_is_loopback(url.host) && !self->insecure_plaintext) {
+    if (!redis_url_is_loopback(&url) && !self->insecure_plaintext) {
         return mistake("--redis: the connection to another host would not be encrypted",
                        "tunnel it (stunnel, WireGuard) or give --insecure-plaintext");
     }
-    return 0;
+    return check_replicas(self, &url);
 }
 
 static int
@@ -61,13 +76,22 @@ options_load(struct options *self, struct config **config, int argc, char **argv
         .max_jobs = LIMIT_JOBS,
         .queue_mib = LIMIT_QUEUE_MIB,
         .retention_s = LIMIT_RETENTION_S,
+        .redis_wait = -1,
         .host_name = "broker",
     };
     (void)gethostname(self->host_name, sizeof self->host_name - 1);
     self->name = self->host_name;
     const struct option options[] = {
         { "redis", OPTION_STRING, &self->redis_url, "URL",
-          "Redis that keeps the jobs: redis://[:PASSWORD@]HOST:PORT or unix:///PATH", 0, 0, false },
+          "Redis that keeps the jobs: redis://[:PASSWORD@]HOST:PORT, unix:///PATH, or "
+          "sentinel://HOST,HOST,HOST/NAME",
+          0, 0, false },
+        { "redis-wait", OPTION_INT, &self->redis_wait, "N",
+          "replicas that must have a job before it is accepted; default: 1 with sentinel://, else "
+          "0",
+          0, LIMIT_REPLICAS, false },
+        { "accept-loss", OPTION_BOOL, &self->accept_loss, NULL,
+          "with sentinel:// and --redis-wait 0: a fail-over may lose accepted jobs", 0, 0, false },
         { "host", OPTION_STRING, &self->host, "ADDR", "address to bind", 0, 0, false },
         { "advertise", OPTION_STRING, &self->advertise, "ADDR",
           "address told to gateways and workers; default: --host", 0, 0, false },

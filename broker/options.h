@@ -10,7 +10,9 @@ struct options {
     const char *name;
     int64_t gateway_port, worker_port;
     int64_t max_jobs, queue_mib, retention_s;
-    bool accept_volatile, insecure_plaintext;
+    int64_t redis_wait; /* replicas that must confirm a batch; 1 with Sentinels unless told */
+    bool fails_over;    /* --redis names Sentinels */
+    bool accept_volatile, accept_loss, insecure_plaintext;
     struct config_common common;
     char host_name[64 + 1];
 };

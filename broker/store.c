@@ -1,12 +1,12 @@
 #include "broker/store.h"
 #include "broker/batch.h"
+#include "broker/batch_answer.h"
 #include "broker/retention.h"
 #include "common/log.h"
 #include "common/scope.h"
 #include "proto/keys.h"
 #include <assert.h>
 #include <errno.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +15,9 @@ enum { SWEEP_MAX = 2 * LIMIT_WORKERS };
 
 struct batch {
     struct op_queue ops;
-    uint64_t n;    /* its number; 0: this slot is empty */
-    bool sent;     /* on the wire, unanswered */
+    struct batch_answer *answer; /* of Redis; the replicas' is awaited. NULL: none yet */
+    uint64_t n;                  /* its number; 0: this slot is empty */
+    bool sent;                   /* on the wire, unanswered */
     bool doubtful; /* sent on a connection that broke: a copy of it may have run, or run yet */
     bool end_only; /* holds no submit: goes through commit_end, which runs when memory is full */
 };
@@ -28,6 +29,7 @@ struct store {
     struct timer *sweep, *look;
     struct record_unpacker unpacker;
     char *token;
+    uint32_t replicas;           /* that must confirm a batch */
     uint32_t full_retention_s;   /* as the operator asked */
     uint32_t retention_s;        /* as Redis's memory allows */
     uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
@@ -48,6 +50,7 @@ store_free(struct store *self)
 {
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         op_queue_clear(&self->flight[i].ops);
+        batch_answer_destroy(&self->flight[i].answer);
     }
     op_queue_clear(&self->waiting);
     message_destroy(&self->message);
@@ -109,6 +112,7 @@ batch_fill(struct store *self, struct batch *batch)
 }
 
 static void on_batch_reply(void *context, const redisReply *reply);
+static void on_replicas(void *context, const redisReply *reply);
 
 /* One batch sent once: the reply is matched by number, because a batch may be sent twice. */
 struct sent {
@@ -116,14 +120,22 @@ struct sent {
     uint64_t n;
 };
 
-static void
-batch_send(struct store *self, struct batch *batch)
+static struct sent *
+sent_new(struct store *self, uint64_t n)
 {
     struct sent *sent = calloc(1, sizeof *sent);
     if (sent == NULL) {
         abort();
     }
-    *sent = (struct sent){ self, batch->n };
+    *sent = (struct sent){ self, n };
+    self->pending++;
+    return sent;
+}
+
+static void
+batch_send(struct store *self, struct batch *batch)
+{
+    uint64_t n = batch->n; /* a reply that cannot come is given at once, and may end the batch */
     char number[24];
     (void)snprintf(number, sizeof number, "%llu", (unsigned long long)batch->n);
     message_clear(&self->message);
@@ -136,9 +148,12 @@ batch_send(struct store *self, struct batch *batch)
         message_add_op(&self->message, op);
     }
     batch->sent = true;
-    self->pending++;
-    redis_client_command(self->redis, on_batch_reply, sent, self->message.argc, self->message.argv,
-                         self->message.lengths);
+    redis_client_command(self->redis, on_batch_reply, sent_new(self, n), self->message.argc,
+                         self->message.argv, self->message.lengths);
+    if (self->replicas > 0 && !self->dead) {
+        redis_client_call(self->redis, on_replicas, sent_new(self, n), "WAIT %d %d",
+                          (int)self->replicas, (int)LIMIT_WAIT_MS);
+    }
 }
 
 static void refuse_submits(struct store *self, struct op_queue *queue);
@@ -194,54 +209,21 @@ store_unanswered(const struct store *self)
 
 /* ---- replies ---- */
 
-static bool
-reply_is(const redisReply *reply, const char *word)
-{
-    return reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
-           reply->element[0]->type == REDIS_REPLY_STRING &&
-           strcmp(reply->element[0]->str, word) == 0;
-}
-
-/* What the letter of one op's answer means; a KNOWN takes the next extra. */
+/* Tells what became of one op; of those that are no job's, and of restores, nobody asks. */
 static void
-op_answered(struct store *self, const struct packed_op *op, char letter, const redisReply *extra)
+op_told(struct store *self, const struct packed_op *op, struct dispatch_event *event)
 {
-    struct dispatch_event event = { .kind = EVENT_COMMITTED, .id = op->id };
-    uint8_t hash[32];
-    size_t length = 0;
-    switch (letter) {
-    case 'E':
-        event.outcome = COMMIT_EXISTS;
-        break;
-    case 'K':
-        event.outcome = COMMIT_KNOWN;
-        if (extra == NULL || extra->type != REDIS_REPLY_STRING || extra->len < JOB_ID_TEXT ||
-            !job_id_parse(extra->str, JOB_ID_TEXT, &event.first)) {
-            log_error("store-bad-idempotency-value");
-            event.outcome = COMMIT_NO_ROOM;
-        } else if (extra->len > JOB_ID_TEXT &&
-                   sodium_hex2bin(hash, sizeof hash, extra->str + JOB_ID_TEXT + 1,
-                                  extra->len - JOB_ID_TEXT - 1, NULL, &length, NULL) == 0) {
-            event.body_hash = (struct slice){ hash, (uint32_t)length };
-        }
-        break;
-    case '-':
-        event.outcome = COMMIT_ABSENT;
-        break;
-    case 'O':
-        event.outcome = COMMIT_NO_ROOM;
-        break;
-    default:
-        event.outcome = COMMIT_DONE;
-    }
+    event->kind = EVENT_COMMITTED;
+    event->id = op->id;
     bool of_job = op->kind != OP_WORKER_EVICTED && op->kind != OP_WORKER_LEFT;
-    if (of_job && op->kind != OP_RESTORE) {
-        self->events.on_committed(self->events.context, &event);
+    if (of_job && op->kind != OP_RESTORE && !self->dead) {
+        self->events.on_committed(self->events.context, event);
     }
 }
 
+/* The oldest batch is committed: each op hears what became of it. */
 static void
-batch_answered(struct store *self, const redisReply *reply)
+batch_answered(struct store *self)
 {
     struct batch done = self->flight[0];
     self->answered_n = done.n;
@@ -260,24 +242,24 @@ batch_answered(struct store *self, const redisReply *reply)
     *last = (struct batch){ 0 };
     op_queue_setup(&last->ops);
 
-    const redisReply *letters = reply->element[1];
-    size_t extras = 2;
-    size_t i = 0;
-    for (struct packed_op *op; (op = op_queue_take(&done.ops)) != NULL; i++) {
-        char letter = '-';
-        if (i < letters->len) {
-            letter = letters->str[i];
-        }
-        const redisReply *extra = NULL;
-        if (letter == 'K' && extras < reply->elements) {
-            extra = reply->element[extras++];
-        }
-        if (!self->dead) {
-            op_answered(self, op, letter, extra);
-        }
+    for (struct packed_op *op; (op = op_queue_take(&done.ops)) != NULL;) {
+        struct dispatch_event event = { 0 };
+        uint8_t hash[32];
+        batch_answer_next(done.answer, &event, hash);
+        op_told(self, op, &event);
         free(op);
     }
+    batch_answer_destroy(&done.answer);
     kick_now(self->kick);
+}
+
+/* Whether it ran, or is on a replica, is unknown; store_up() sends it again. */
+static void
+batch_lost(struct batch *batch)
+{
+    batch_answer_destroy(&batch->answer);
+    batch->sent = false;
+    batch->doubtful = true;
 }
 
 /* Takes the submits out of the queue and answers that there is no room. */
@@ -296,9 +278,8 @@ refuse_submits(struct store *self, struct op_queue *queue)
         op_queue_append(queue, op);
     }
     for (struct packed_op *op; (op = op_queue_take(&refused)) != NULL;) {
-        if (!self->dead) {
-            op_answered(self, op, 'O', NULL);
-        }
+        struct dispatch_event event = { .outcome = COMMIT_NO_ROOM };
+        op_told(self, op, &event);
         free(op);
     }
 }
@@ -359,15 +340,18 @@ static void
 batch_reply(struct store *self, struct batch *batch, const redisReply *reply)
 {
     if (reply == NULL) {
-        batch->sent = false; /* whether it ran is unknown; store_up() sends it again */
-        batch->doubtful = true;
+        batch_lost(batch);
     } else if (reply_is(reply, "FENCED")) {
         self->events.on_fenced(self->events.context);
     } else if (reply_is(reply, "GAP")) {
         batch->sent = false; /* an earlier one was refused and is formed again: this one follows */
         kick_now(self->kick);
-    } else if (reply_is(reply, "OK") && reply->elements >= 2 && batch == &self->flight[0]) {
-        batch_answered(self, reply);
+    } else if (reply_is(reply, "OK") && reply->elements >= 2 &&
+               (batch == &self->flight[0] || self->replicas > 0) && batch->answer == NULL) {
+        batch->answer = batch_answer_read(reply);
+        if (self->replicas == 0) {
+            batch_answered(self);
+        } /* else: on_replicas() */
     } else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "OOM", 3) == 0 &&
                !batch->end_only) {
         batch_refused(self, batch);
@@ -397,6 +381,34 @@ on_batch_reply(void *context, const redisReply *reply)
     store_leave(self);
 }
 
+/* The answer to the WAIT behind a batch. */
+static void
+on_replicas(void *context, const redisReply *reply)
+{
+    struct sent *sent = context;
+    struct store *self = sent->store;
+    uint64_t n = sent->n;
+    free(sent);
+    self->pending--;
+    self->depth++;
+    struct batch *batch = self->dead ? NULL : batch_of(self, n);
+    if (batch != NULL && batch->answer != NULL) { /* else: refused, and formed again */
+        if (reply == NULL) {
+            batch_lost(batch);
+        } else if (reply->type != REDIS_REPLY_INTEGER || batch != &self->flight[0]) {
+            log_error("store-wait-refused error=\"%s\"",
+                      reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+            batch_lost(batch);
+            redis_client_reset(self->redis, "a WAIT was refused");
+        } else if (reply->integer < (int64_t)self->replicas) {
+            self->events.on_unreplicated(self->events.context, reply->integer);
+        } else {
+            batch_answered(self);
+        }
+    }
+    store_leave(self);
+}
+
 /* ---- after a restart of Redis ---- */
 
 static void
@@ -415,6 +427,7 @@ restore(struct store *self, uint64_t last)
     op_queue_setup(&held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         queue_move(&held, &self->flight[i].ops);
+        batch_lost(&self->flight[i]);
         self->flight[i].n = 0;
         self->flight[i].sent = false;
     }
@@ -615,6 +628,7 @@ store_new(struct store **out, struct reactor *reactor, const struct store_config
         op_queue_setup(&self->flight[i].ops);
     }
     self->redis = config->redis;
+    self->replicas = config->replicas;
     self->retention_s = self->full_retention_s = config->retention_s;
     self->events = *events;
     self->next_n = 1;

@@ -16,6 +16,9 @@
  *                 ^              | connection lost, GAP      FENCED -> on_fenced, and nothing more
  *                 `--------------'
  *
+ * With `replicas` a batch counts as committed only when as many replicas have confirmed it (WAIT,
+ * LIMIT_WAIT_MS): until then nothing of it is told. Fewer: on_unreplicated, and nothing more.
+ *
  * After a restart of Redis the number of its last batch is read first. If batches that it had
  * acknowledged are gone, on_tail_lost asks for a restore, and what was in flight follows it.
  *
@@ -41,6 +44,9 @@ struct store_events {
     void (*on_tail_lost)(void *context);
     /* Somebody else leads: everything undone is void. The callee destroys the store. */
     void (*on_fenced)(void *context);
+    /* Only so many replicas have a batch: this Redis may be the wrong side of a partition. What was
+     * committed may be lost and was promised to nobody. The callee destroys the store. */
+    void (*on_unreplicated)(void *context, int64_t replicas);
     void *context;
 };
 
@@ -48,6 +54,7 @@ struct store_config {
     struct redis_client *redis; /* borrowed */
     const char *token;          /* the epoch's, copied */
     uint32_t retention_s;
+    uint32_t replicas; /* that must confirm each batch; 0: none is asked */
 };
 
 int store_new(struct store **out, struct reactor *reactor, const struct store_config *config,

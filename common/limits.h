@@ -94,9 +94,18 @@ enum {
     LIMIT_LEADER_TTL_MS = 1500, /* fail-over 1.0-1.6 s; not below 1 s. redis.md 7 */
     LIMIT_RENEW_MS = 500,
     LIMIT_STANDBY_POLL_MS = 100,
-    LIMIT_REDIS_MS = 1000,     /* a command not answered in this time ends the connection */
-    LIMIT_RECONNECT_MS = 1000, /* longest pause between two tries to connect */
-    LIMIT_BATCH_OPS = 256,     /* rules 3 */
+    LIMIT_REDIS_MS = 1000, /* a command not answered in this time ends the connection */
+    LIMIT_WAIT_MS = 900,   /* for replicas to confirm a batch; below LIMIT_REDIS_MS. rules 4 */
+    LIMIT_STANDBY_GAP_MS =
+        300,                  /* between two answers to a standby: its watch begins anew. rules 4 */
+    LIMIT_SENTINELS = 8,      /* named in one URL (choice) */
+    LIMIT_SENTINEL_NAME = 64, /* characters of a master's name (choice) */
+    LIMIT_SENTINEL_MS = 500,  /* one Sentinel not answering by then: the next is asked (choice) */
+    LIMIT_SENTINEL_LOOK_MS = 1000, /* how often they are asked who is master while all is well; a
+                                      move is known this late (choice) */
+    LIMIT_REPLICAS = 8,            /* --redis-wait (choice) */
+    LIMIT_RECONNECT_MS = 1000,     /* longest pause between two tries to connect */
+    LIMIT_BATCH_OPS = 256,         /* rules 3 */
     LIMIT_BATCH_BYTES = 256 * 1024,
     LIMIT_BATCHES_IN_FLIGHT = 2,
     LIMIT_REBUILD_PAGE = 1000, /* ids a page: 3.4 ms. redis.md 4 */
@@ -240,6 +249,9 @@ _Static_assert(LIMIT_SUSPECT_MS >= 3 * LIMIT_STATE_MS, "two lost STATEs never ma
 _Static_assert(LIMIT_SILENCE_BOTH_MS >= 3 * LIMIT_BEAT_MS, "two lost beats never evict");
 _Static_assert(LIMIT_LEADER_TTL_MS >= 3 * LIMIT_RENEW_MS,
                "two lost renewals never depose a leader");
+_Static_assert((int)LIMIT_WAIT_MS < (int)LIMIT_REDIS_MS, "a short WAIT is an answer, no lost one");
+_Static_assert((int)LIMIT_WAIT_MS + (int)LIMIT_STANDBY_POLL_MS < (int)LIMIT_LEADER_TTL_MS,
+               "an election that waits for a replica is asked again before it runs out");
 _Static_assert(LIMIT_STREAM_QUIET_MS > 2 * LIMIT_SSE_COMMENT_MS, "one lost comment ends no stream");
 _Static_assert(LIMIT_UP_STOP_MS > LIMIT_DRAIN_MS, "a child that drains in time is never killed");
 _Static_assert(LIMIT_GATEWAYS <= 64, "a job's watchers are 64 bits");

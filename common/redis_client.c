@@ -2,14 +2,12 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "common/redis_adapter.h"
+#include "common/redis_sentinel.h"
 #include "common/redis_url.h"
 #include "common/scope.h"
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <hiredis/async.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +17,7 @@
 
 enum client_state {
     CLIENT_WAITING, /* no context; the retry timer runs */
+    CLIENT_ASKING,  /* no context; the Sentinels are asked for the master */
     CLIENT_CONNECTING,
     CLIENT_GREETING,
     CLIENT_UP,
@@ -48,7 +47,10 @@ struct redis_client {
     struct redis_events events;
     struct redis_url url;
     enum client_state state;
-    redisAsyncContext *connection; /* NULL only if WAITING */
+    redisAsyncContext *connection;   /* NULL only if WAITING or ASKING */
+    struct redis_host at;            /* where it goes; host "": to the Unix socket */
+    struct redis_sentinel *sentinel; /* NULL: the URL names the Redis itself */
+    struct timer *look;              /* asks the Sentinels again while all is well */
     TAILQ_HEAD(, command) unanswered;
     struct timer *retry;
     struct timer *watch; /* looks after the oldest unanswered command, or the connect */
@@ -62,97 +64,8 @@ struct redis_client {
     char run_id[64];
 };
 
-static void client_connect(void *context);
+static void client_start(void *context);
 static void client_free(struct redis_client *self);
-
-/* -- hiredis on libevent: two events, added and taken away as hiredis asks -- */
-
-struct adapter {
-    redisAsyncContext *connection;
-    struct event *read;
-    struct event *write;
-};
-
-static void
-on_readable(evutil_socket_t fd, short what, void *context)
-{
-    struct adapter *self = context;
-    (void)fd;
-    (void)what;
-    redisAsyncHandleRead(self->connection);
-}
-
-static void
-on_writable(evutil_socket_t fd, short what, void *context)
-{
-    struct adapter *self = context;
-    (void)fd;
-    (void)what;
-    redisAsyncHandleWrite(self->connection);
-}
-
-static void
-adapter_add_read(void *context)
-{
-    event_add(((struct adapter *)context)->read, NULL);
-}
-
-static void
-adapter_del_read(void *context)
-{
-    event_del(((struct adapter *)context)->read);
-}
-
-static void
-adapter_add_write(void *context)
-{
-    event_add(((struct adapter *)context)->write, NULL);
-}
-
-static void
-adapter_del_write(void *context)
-{
-    event_del(((struct adapter *)context)->write);
-}
-
-static void
-adapter_free(void *context)
-{
-    struct adapter *self = context;
-    if (self->read != NULL) {
-        event_free(self->read);
-    }
-    if (self->write != NULL) {
-        event_free(self->write);
-    }
-    free(self);
-}
-
-/* 0 or -ENOMEM. The context frees the adapter. */
-static int
-adapter_attach(struct event_base *base, redisAsyncContext *connection)
-{
-    struct adapter *self = calloc(1, sizeof *self);
-    if (self == NULL) {
-        return -ENOMEM;
-    }
-    int fd = connection->c.fd;
-    self->connection = connection;
-    self->read = event_new(base, fd, EV_READ | EV_PERSIST, on_readable, self);
-    self->write = event_new(base, fd, EV_WRITE, on_writable, self);
-    if (self->read == NULL || self->write == NULL) {
-        adapter_free(self);
-        return -ENOMEM;
-    }
-    connection->ev.data = self;
-    connection->ev.addRead = adapter_add_read;
-    connection->ev.delRead = adapter_del_read;
-    connection->ev.addWrite = adapter_add_write;
-    connection->ev.delWrite = adapter_del_write;
-    connection->ev.cleanup = adapter_free;
-    event_add(self->write, NULL); /* writable: connected, or refused */
-    return 0;
-}
 
 /* -- losing a connection -- */
 
@@ -351,7 +264,7 @@ redis_client_call(struct redis_client *self, redis_reply_fn fn, void *context, c
     }
 }
 
-/* -- greeting: AUTH, SELECT, PING, INFO, all sent at once -- */
+/* -- greeting: AUTH, SELECT, PING, ROLE, INFO, all sent at once -- */
 
 static bool
 starts_with(const redisReply *reply, const char *prefix)
@@ -391,6 +304,22 @@ on_ping(void *context, const redisReply *reply)
     greeting_failed(self, loading ? TROUBLE_LOADING : TROUBLE_REFUSED, reply);
 }
 
+/* A replica takes no writes, and what it answers may be old. */
+static void
+on_role(void *context, const redisReply *reply)
+{
+    struct redis_client *self = context;
+    if (reply == NULL || self->state != CLIENT_GREETING || reply->type != REDIS_REPLY_ARRAY ||
+        reply->elements == 0 || reply->element[0]->type != REDIS_REPLY_STRING ||
+        strcmp(reply->element[0]->str, "master") == 0) {
+        return; /* an error: our user may not ask */
+    }
+    snprintf(self->why, sizeof self->why, "%.100s:%u is no master: its role is %.20s",
+             self->at.host, (unsigned)self->at.port, reply->element[0]->str);
+    say_trouble(self, TROUBLE_REFUSED, "redis-refused");
+    client_drop(self, self->why);
+}
+
 static void
 on_info(void *context, const redisReply *reply)
 {
@@ -411,7 +340,9 @@ on_info(void *context, const redisReply *reply)
     self->pause_ms = RECONNECT_MIN_MS;
     self->logged = TROUBLE_NONE;
     self->why[0] = '\0';
-    log_info("redis-up address=%s run_id=%s", self->url.address, self->run_id);
+    log_info("redis-up address=%s%s%s run_id=%s", self->url.address,
+             self->sentinel != NULL ? " master=" : "", self->sentinel != NULL ? self->at.host : "",
+             self->run_id);
     if (self->events.on_up != NULL) {
         self->events.on_up(self->events.context, self->run_id);
     }
@@ -424,6 +355,7 @@ client_greet(struct redis_client *self)
     const char *auth[3] = { "AUTH", self->url.user, self->url.password };
     const char *select[2] = { "SELECT", db };
     const char *ping[1] = { "PING" };
+    const char *role[1] = { "ROLE" };
     const char *info[2] = { "INFO", "server" };
     const struct command login = { .fn = on_login, .context = self };
     bool sent = true;
@@ -438,6 +370,8 @@ client_greet(struct redis_client *self)
     }
     sent = sent &&
            client_send(self, (struct command){ .fn = on_ping, .context = self }, 1, ping, NULL);
+    sent = sent &&
+           client_send(self, (struct command){ .fn = on_role, .context = self }, 1, role, NULL);
     sent = sent &&
            client_send(self, (struct command){ .fn = on_info, .context = self }, 2, info, NULL);
     /* Out of memory: the connection must not be freed here, so the watch ends it. */
@@ -464,27 +398,15 @@ on_connect(const redisAsyncContext *connection, int status)
 }
 
 static void
-tune_socket(const struct redis_client *self, redisAsyncContext *connection)
+client_connect(struct redis_client *self)
 {
-    int on = 1;
-    fcntl(connection->c.fd, F_SETFD, FD_CLOEXEC); /* no child shall inherit it */
-    if (self->url.host[0] != '\0') {
-        setsockopt(connection->c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        setsockopt(connection->c.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    }
-}
-
-static void
-client_connect(void *context)
-{
-    struct redis_client *self = context;
-    redisAsyncContext *connection = self->url.host[0] != '\0'
-                                        ? redisAsyncConnect(self->url.host, self->url.port)
-                                        : redisAsyncConnectUnix(self->url.path);
+    bool over_tcp = self->at.host[0] != '\0';
+    redisAsyncContext *connection = over_tcp ? redisAsyncConnect(self->at.host, self->at.port)
+                                             : redisAsyncConnectUnix(self->url.path);
     bool failed = connection == NULL || connection->err != 0;
     if (!failed) {
-        tune_socket(self, connection);
-        failed = adapter_attach(reactor_base(self->reactor), connection) != 0;
+        redis_adapter_tune(connection, over_tcp);
+        failed = redis_adapter_attach(reactor_base(self->reactor), connection) != 0;
     }
     if (failed) {
         const char *words =
@@ -506,12 +428,54 @@ client_connect(void *context)
     client_watch(self);
 }
 
+/* -- Sentinels -- */
+
+static void
+on_master(void *context, const struct redis_host *master, const char *why)
+{
+    struct redis_client *self = context;
+    if (self->state == CLIENT_ASKING && master != NULL) {
+        self->at = *master;
+        client_connect(self);
+    } else if (self->state == CLIENT_ASKING) {
+        snprintf(self->why, sizeof self->why, "%s", why);
+        say_trouble(self, TROUBLE_UNREACHABLE, "redis-unreachable");
+        client_lost(self);
+    } else if (self->state == CLIENT_UP && master != NULL &&
+               (master->port != self->at.port || strcmp(master->host, self->at.host) != 0)) {
+        redis_client_reset(self, "the Sentinels name another master");
+    }
+}
+
+static void
+on_look(void *context)
+{
+    struct redis_client *self = context;
+    if (self->state == CLIENT_UP) {
+        redis_sentinel_ask(self->sentinel);
+    }
+}
+
+static void
+client_start(void *context)
+{
+    struct redis_client *self = context;
+    if (self->sentinel == NULL) {
+        client_connect(self);
+        return;
+    }
+    self->state = CLIENT_ASKING;
+    redis_sentinel_ask(self->sentinel);
+}
+
 /* -- life -- */
 
 static void
 client_free(struct redis_client *self)
 {
     assert(TAILQ_EMPTY(&self->unanswered));
+    redis_sentinel_destroy(&self->sentinel);
+    timer_destroy(&self->look);
     timer_destroy(&self->retry);
     timer_destroy(&self->watch);
     explicit_bzero(&self->url, sizeof self->url);
@@ -535,12 +499,20 @@ redis_client_new(struct redis_client **out, struct reactor *reactor, const char 
     if (rc != 0) {
         log_error("redis-url-bad why=\"%s\"", why); /* the URL itself may hold a password */
     }
-    rc = rc ? rc : timer_new(&self->retry, reactor, client_connect, self);
+    self->at = self->url.at;
+    rc = rc ? rc : timer_new(&self->retry, reactor, client_start, self);
     rc = rc ? rc : timer_new(&self->watch, reactor, on_watch, self);
+    rc = rc ? rc : timer_new(&self->look, reactor, on_look, self);
+    if (rc == 0 && self->url.n_sentinels > 0) {
+        rc = redis_sentinel_new(&self->sentinel, reactor, &self->url, on_master, self);
+    }
     if (rc != 0) {
         return rc;
     }
-    client_connect(self);
+    if (self->sentinel != NULL) {
+        timer_every_ms(self->look, LIMIT_SENTINEL_LOOK_MS);
+    }
+    client_start(self);
     *out = self;
     self = NULL;
     return 0;

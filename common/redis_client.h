@@ -3,16 +3,20 @@
  * redis_client — one asynchronous connection to Redis that comes back by itself.
  *
  * For URLs see redis_url.h. HOST should be an address: hiredis resolves names on the caller's
- * thread. After each connect it authenticates, selects, waits until Redis has loaded its data, and
- * asks INFO server for run_id before on_up is called. A lost connection is remade after 50 ms,
- * doubling to LIMIT_RECONNECT_MS. A command not answered within LIMIT_REDIS_MS ends the connection,
- * so that every callback is called exactly once, soon.
+ * thread. With Sentinels in the URL they are asked for the master before each connect, and each
+ * LIMIT_SENTINEL_LOOK_MS while it is up: if the master has moved the connection follows. After each
+ * connect it authenticates, selects, waits until Redis has loaded its data, makes sure that it is a
+ * master, and asks INFO server for run_id before on_up is called. A lost connection is remade after
+ * 50 ms, doubling to LIMIT_RECONNECT_MS. A command not answered within LIMIT_REDIS_MS ends the
+ * connection, so that every callback is called exactly once, soon.
  *
- *             connected               greeted
+ *   ASKING (Sentinels)
+ *       | master
+ *       v     connected               greeted
  *   CONNECTING ---------> GREETING -----------> UP (on_up)
  *       ^  | refused          | refused, loading  | lost, time-out, reset (on_down)
  *       |  v                  v                   v
- *       `--------------- WAITING <-------- LOST: unanswered commands are called back
+ *       `-- or ASKING -- WAITING <-------- LOST: unanswered commands are called back
  */
 #include "common/reactor.h"
 #include <hiredis/hiredis.h>

@@ -1,11 +1,11 @@
 #include "common/redis_url.h"
+#include "common/reactor.h"
 #include <errno.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { REDIS_PORT = 6379, REDIS_DB_MAX = 65535 };
+enum { REDIS_PORT = 6379, SENTINEL_PORT = 26379, REDIS_DB_MAX = 65535 };
 
 static int
 hex_value(char c)
@@ -77,15 +77,15 @@ read_login(struct redis_url *out, const char *text, size_t length)
     return NULL;
 }
 
-/* HOST[:PORT] */
+/* HOST[:PORT]; out->port is the one if it is absent. */
 static const char *
-read_host(struct redis_url *out, const char *text, size_t length)
+read_host(struct redis_host *out, const char *text, size_t length)
 {
     const char *host = text;
     const char *end = text + length;
     const char *colon = memchr(text, ':', length);
     const char *host_end = colon == NULL ? end : colon;
-    uint32_t port = REDIS_PORT;
+    uint32_t port = out->port;
     if (length > 0 && text[0] == '[') {
         host = text + 1;
         host_end = memchr(text, ']', length);
@@ -96,7 +96,7 @@ read_host(struct redis_url *out, const char *text, size_t length)
     }
     size_t host_length = (size_t)(host_end - host);
     if (host_length == 0 || host_length >= sizeof out->host) {
-        return "the host is missing or too long; write redis://HOST:PORT";
+        return "a host is missing or too long; write redis://HOST:PORT";
     }
     if (colon != NULL &&
         (*colon != ':' || !read_number(&port, colon + 1, (size_t)(end - colon - 1), UINT16_MAX) ||
@@ -109,25 +109,82 @@ read_host(struct redis_url *out, const char *text, size_t length)
     return NULL;
 }
 
+/* [[USER]:PASSWORD@] at the head of `text`, which ends at `end`; *rest is what follows. */
+static const char *
+read_at(struct redis_url *out, const char *text, const char *end, const char **rest)
+{
+    const char *at = memrchr(text, '@', (size_t)(end - text));
+    *rest = at == NULL ? text : at + 1;
+    return at == NULL ? NULL : read_login(out, text, (size_t)(at - text));
+}
+
+/* "/DB", or nothing. */
+static const char *
+read_db(struct redis_url *out, const char *text)
+{
+    if (*text != '/' && *text != '\0') {
+        return "this URL has no ? and no #; write them as %3F and %23 in a password";
+    }
+    if (*text == '/' && text[1] != '\0' &&
+        !read_number(&out->db, text + 1, strlen(text + 1), REDIS_DB_MAX)) {
+        return "after the last / stands the number of the database";
+    }
+    return NULL;
+}
+
 static const char *
 read_tcp(struct redis_url *out, const char *text)
 {
-    size_t authority = strcspn(text, "/?#");
-    const char *end = text + authority;
-    const char *at = memrchr(text, '@', authority);
-    const char *host = at == NULL ? text : at + 1;
-    const char *why = at == NULL ? NULL : read_login(out, text, (size_t)(at - text));
-    why = why ? why : read_host(out, host, (size_t)(end - host));
-    if (why == NULL && *end == '/' && end[1] != '\0' &&
-        !read_number(&out->db, end + 1, strlen(end + 1), REDIS_DB_MAX)) {
-        why = "after the / stands the number of the database";
-    } else if (why == NULL && *end != '/' && *end != '\0') {
-        why = "a redis:// URL has no ? and no #; write them as %3F and %23 in a password";
-    }
+    const char *end = text + strcspn(text, "/?#");
+    const char *host = text;
+    out->at.port = REDIS_PORT;
+    const char *why = read_at(out, text, end, &host);
+    why = why ? why : read_host(&out->at, host, (size_t)(end - host));
+    why = why ? why : read_db(out, end);
     if (why == NULL) {
-        bool ipv6 = strchr(out->host, ':') != NULL;
-        snprintf(out->address, sizeof out->address, ipv6 ? "[%s]:%u" : "%s:%u", out->host,
-                 (unsigned)out->port);
+        bool ipv6 = strchr(out->at.host, ':') != NULL;
+        snprintf(out->address, sizeof out->address, ipv6 ? "[%s]:%u" : "%s:%u", out->at.host,
+                 (unsigned)out->at.port);
+    }
+    return why;
+}
+
+/* "NAME" or "NAME/DB" */
+static const char *
+read_master(struct redis_url *out, const char *text)
+{
+    size_t length =
+        strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+    if (length == 0 || length >= sizeof out->master || strchr("/?#", text[length]) == NULL) {
+        return "after the Sentinels stands the name of the master: sentinel://HOST,HOST/NAME";
+    }
+    memcpy(out->master, text, length);
+    out->master[length] = '\0';
+    return read_db(out, text + length);
+}
+
+static const char *
+read_sentinels(struct redis_url *out, const char *text)
+{
+    const char *end = text + strcspn(text, "/?#");
+    const char *next = text;
+    const char *why = read_at(out, text, end, &next);
+    const char *hosts = next;
+    while (why == NULL && next <= end) {
+        size_t length = (size_t)(end - next);
+        const char *comma = memchr(next, ',', length);
+        if (out->n_sentinels == LIMIT_SENTINELS) {
+            return "more than 8 Sentinels are named";
+        }
+        struct redis_host *sentinel = &out->sentinels[out->n_sentinels++];
+        sentinel->port = SENTINEL_PORT;
+        why = read_host(sentinel, next, comma == NULL ? length : (size_t)(comma - next));
+        next = comma == NULL ? end + 1 : comma + 1;
+    }
+    why = why ? why : read_master(out, *end == '/' ? end + 1 : end);
+    if (why == NULL) {
+        snprintf(out->address, sizeof out->address, "sentinel://%.*s/%s", (int)(end - hosts), hosts,
+                 out->master);
     }
     return why;
 }
@@ -179,20 +236,32 @@ read_unix(struct redis_url *out, const char *text)
 int
 redis_url_parse(struct redis_url *out, const char *text, const char **why)
 {
-    *out = (struct redis_url){ .port = 0 };
+    *out = (struct redis_url){ .db = 0 };
     if (strlen(text) >= 4 * (size_t)LIMIT_URL) {
         *why = "the URL is too long";
     } else if (strncmp(text, "redis://", 8) == 0) {
         *why = read_tcp(out, text + 8);
     } else if (strncmp(text, "unix://", 7) == 0) {
         *why = read_unix(out, text + 7);
+    } else if (strncmp(text, "sentinel://", 11) == 0) {
+        *why = read_sentinels(out, text + 11);
     } else if (strncmp(text, "rediss://", 9) == 0) {
         *why = "there is no TLS to Redis here; run stunnel and give its local address";
     } else {
-        *why = "write redis://HOST:PORT or unix:///PATH";
+        *why = "write redis://HOST:PORT, unix:///PATH or sentinel://HOST,HOST,HOST/NAME";
     }
     if (*why == NULL && out->user[0] != '\0' && out->password[0] == '\0') {
         *why = "a user needs a password";
     }
     return *why == NULL ? 0 : -EINVAL;
+}
+
+bool
+redis_url_is_loopback(const struct redis_url *self)
+{
+    bool here = self->at.host[0] == '\0' || host_is_loopback(self->at.host);
+    for (uint32_t i = 0; i < self->n_sentinels; i++) {
+        here = here && host_is_loopback(self->sentinels[i].host);
+    }
+    return here;
 }

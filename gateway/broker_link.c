@@ -82,6 +82,14 @@ clock_set(struct broker_link *self, uint64_t redis_ms)
 }
 
 static void
+ping_send(struct broker_link *self)
+{
+    struct frame ping = { .kind = FRAME_PING };
+    ping.ping.storage_full = self->config.storage_full(self->config.context);
+    (void)broker_link_send(self, &ping);
+}
+
+static void
 on_welcome(struct broker_link *self, const struct frame *frame)
 {
     if (self->state != LINK_GREETING) {
@@ -95,6 +103,7 @@ on_welcome(struct broker_link *self, const struct frame *frame)
              (int)frame->gateway_welcome.broker.length,
              (const char *)frame->gateway_welcome.broker.bytes);
     self->config.on_open(self->config.context, &frame->gateway_welcome);
+    ping_send(self); /* its answer has the rest of the facts */
 }
 
 static void
@@ -118,6 +127,7 @@ on_frame(struct broker_link *self, const struct frame *frame)
         self->facts.queued = frame->pong.queued;
         self->facts.running = frame->pong.running;
         self->facts.workers = frame->pong.workers;
+        self->facts.durability = (enum durability)frame->pong.durability;
         clock_set(self, frame->pong.redis_ms);
         break;
     case FRAME_NO_SESSION: /* the tick says HELLO again, so that this cannot become a storm */
@@ -278,9 +288,7 @@ on_ping(void *context)
         link_close(self, "the broker is silent");
         return;
     }
-    struct frame ping = { .kind = FRAME_PING };
-    ping.ping.storage_full = self->config.storage_full(self->config.context);
-    (void)broker_link_send(self, &ping);
+    ping_send(self);
     leader_ask(self);
 }
 

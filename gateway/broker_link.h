@@ -38,6 +38,7 @@ struct broker_facts {
     uint64_t epoch; /* number of the leader's term; 0: none seen */
     uint32_t queued, running, workers;
     uint32_t retention_s;
+    enum durability durability;
 };
 
 /* Starts looking for the leader. Strings of the config are borrowed for good. 0 or -ENOMEM. */

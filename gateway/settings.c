@@ -84,7 +84,7 @@ redis_check(const struct settings *self)
     if (redis_url_parse(&url, self->redis_url, &why) != 0) {
         return mistake("--redis", "URL", why);
     }
-    if (url.host[0] == '\0' || host_is_loopback(url.host) || self->insecure_plaintext) {
+    if (redis_url_is_loopback(&url) || self->insecure_plaintext) {
         return 0;
     }
     return mistake(

@@ -77,10 +77,9 @@ static const struct field gateway_welcome_fields[] = {
 SHAPE_OF(gateway_welcome);
 
 static const struct field pong_fields[] = {
-    UINT(pong, redis_ms, UINT64_MAX),
-    UINT(pong, queued, UINT32_MAX),
-    UINT(pong, running, UINT32_MAX),
-    UINT(pong, workers, UINT32_MAX),
+    UINT(pong, redis_ms, UINT64_MAX),  UINT(pong, queued, UINT32_MAX),
+    UINT(pong, running, UINT32_MAX),   UINT(pong, workers, UINT32_MAX),
+    UINT(pong, durability, UINT8_MAX),
 };
 SHAPE_OF(pong);
 

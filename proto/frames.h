@@ -118,6 +118,7 @@ struct gateway_welcome {
 struct pong {
     uint64_t redis_ms;
     uint32_t queued, running, workers;
+    uint8_t durability; /* enum durability */
 };
 
 struct accepted {

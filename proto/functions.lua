@@ -21,21 +21,28 @@ end
 
 -- ---- leadership ----
 
+-- A candidate who has not watched the key for a whole term ("steady" 0) is elected only where nobody
+-- led before, or the last leader resigned: else the leader may be alive, and its key only expired
+-- while Redis was away.
 local function elect(_, args)
-  local nonce, ttl, random = args[1], args[2], args[3]
+  local nonce, ttl, random, steady = args[1], args[2], args[3], args[5] == '1'
   local holder = redis.call('GET', LEADER)
   if holder and string.sub(holder, 1, #nonce + 1) ~= nonce .. ' ' then
     return { 0, holder }
   end
   local token = redis.call('GET', EPOCH)
-  if not holder then
+  if holder then -- the reply of our own election was lost, or no replica had it yet; it counts
+    redis.call('PEXPIRE', LEADER, ttl)
+  elseif token and not steady and redis.call('HGET', META, 'resigned') ~= token then
+    return { 0, '' }
+  else
     local number = token and tonumber(string.match(token, '^%d+')) or 0
     token = string.format('%d:%s', number + 1, random)
     redis.call('SET', EPOCH, token)
     redis.call('HSET', META, 'last', 0)
     redis.call('HDEL', META, 'r0', 'r1', 'r2', 'r3')
     redis.call('SET', LEADER, nonce .. ' ' .. (number + 1) .. ' - -', 'PX', ttl)
-  end -- else: the reply of our own election was lost; it counts
+  end
   redis.call('SET', SECRET, args[4], 'NX')
   return { 1, token, redis.call('HGET', META, 'sequence') or '0', redis.call('GET', SECRET) }
 end
@@ -53,6 +60,7 @@ end
 
 local function resign(_, args)
   if redis.call('GET', EPOCH) == args[1] then
+    redis.call('HSET', META, 'resigned', args[1])
     redis.call('DEL', LEADER)
   end
   return { 1 }
@@ -186,6 +194,7 @@ local function commit(_, args)
   end
   local slot = 'r' .. n % 4
   if n <= last then -- sent again after a lost reply: what it answered then
+    redis.call('HSET', META, 'last', last) -- a write of this connection, for a WAIT behind it
     return cmsgpack.unpack(redis.call('HGET', META, slot))
   end
   local letters, answer, i = {}, { 'OK', '' }, 3

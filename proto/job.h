@@ -79,6 +79,19 @@ enum wait_reason {
 };
 const char *wait_reason_name(enum wait_reason reason); /* "no_worker"; WAIT_NONE: "" */
 
+/* What Redis, as it is configured, may lose of what was accepted, while no broker remembers it. */
+enum durability {
+    DURABILITY_UNKNOWN,      /* the broker may not read Redis's configuration */
+    DURABILITY_ALWAYS,       /* nothing: fsync before each answer */
+    DURABILITY_EVERYSEC,     /* about a second, by a power cut of Redis's host */
+    DURABILITY_REPLICATED,   /* about a second, if the hosts of all replicas lose power at once */
+    DURABILITY_UNREPLICATED, /* what no replica had, by a fail-over of Redis: --accept-loss */
+    DURABILITY_VOLATILE,     /* everything, by a restart of Redis: --volatile */
+    DURABILITY_COUNT,
+};
+const char *
+durability_name(enum durability durability); /* "everysec"; beyond the last: "unknown" */
+
 enum picture_format { PICTURE_PNG, PICTURE_JPEG, PICTURE_WEBP, PICTURE_FORMAT_COUNT };
 const char *picture_format_name(enum picture_format format); /* "png" */
 const char *picture_format_type(enum picture_format format); /* "image/png" */

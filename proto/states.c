@@ -33,6 +33,9 @@ static const char *const fail_names[FAIL_CODE_COUNT] = {
 };
 static const char *const wait_names[WAIT_REASON_COUNT] = { "", "no_worker", "no_model",
                                                            "too_large" };
+static const char *const durability_names[DURABILITY_COUNT] = {
+    "unknown", "always", "everysec", "replicated", "unreplicated", "volatile",
+};
 static const char *const format_names[PICTURE_FORMAT_COUNT] = { "png", "jpeg", "webp" };
 static const char *const format_types[PICTURE_FORMAT_COUNT] = { "image/png", "image/jpeg",
                                                                 "image/webp" };
@@ -76,6 +79,12 @@ wait_reason_name(enum wait_reason reason)
 {
     assert(reason < WAIT_REASON_COUNT);
     return wait_names[reason];
+}
+
+const char *
+durability_name(enum durability durability)
+{
+    return durability_names[durability < DURABILITY_COUNT ? durability : DURABILITY_UNKNOWN];
 }
 
 const char *

@@ -25,7 +25,7 @@ check_redis(const char *text, bool insecure_plaintext)
     if (redis_url_parse(&url, text, &why) != 0) {
         return mistake("--redis: this is no address of a Redis", why);
     }
-    if (url.host[0] != '\0' && !host_is_loopback(url.host) && !insecure_plaintext) {
+    if (!redis_url_is_loopback(&url) && !insecure_plaintext) {
         return mistake("--redis: the connection to another host would not be encrypted",
                        "tunnel it (stunnel, WireGuard) or give --insecure-plaintext");
     }

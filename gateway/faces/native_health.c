@@ -22,6 +22,38 @@ struct check {
     const char *reason; /* what is wrong when it did not */
 };
 
+/* NULL: nothing. */
+static const char *
+may_lose(enum durability durability)
+{
+    static const char *const losses[DURABILITY_COUNT] = {
+        [DURABILITY_UNKNOWN] = "unknown: the broker may not read Redis's configuration",
+        [DURABILITY_EVERYSEC] = "about the last second of accepted jobs, if Redis's host loses "
+                                "power and the leading broker dies with it",
+        [DURABILITY_REPLICATED] = "about the last second of accepted jobs, if Redis's host, its "
+                                  "replicas and the leading broker lose power together",
+        [DURABILITY_UNREPLICATED] = "accepted jobs that no replica had when Redis fails over",
+        [DURABILITY_VOLATILE] = "all jobs, when Redis restarts and the leading broker with it",
+    };
+    return losses[durability < DURABILITY_COUNT ? durability : DURABILITY_UNKNOWN];
+}
+
+static void
+durability_write(struct buffer *json, enum durability durability)
+{
+    put_key(json, "durability");
+    put_open(json, '{');
+    put_key(json, "mode");
+    put_word(json, durability_name(durability));
+    put_key(json, "may_lose");
+    if (may_lose(durability) != NULL) {
+        put_word(json, may_lose(durability));
+    } else {
+        put_null(json);
+    }
+    put_close(json, '}');
+}
+
 void
 native_ready(const struct route_call *call)
 {
@@ -64,6 +96,7 @@ native_ready(const struct route_call *call)
     put_close(&json, '}');
     put_key(&json, "epoch");
     put_uint(&json, facts->epoch);
+    durability_write(&json, facts->durability);
     put_close(&json, '}');
     answer_json(call->exchange, ready ? 200 : 503, &json);
 }

@@ -30,8 +30,13 @@ class Library:
     def call(self, name, *arguments):
         return self.redis.call("FCALL", f"drawbar1_{name}", 0, *arguments)
 
-    def elect(self, nonce, ttl=60000):
-        return self.call("elect", nonce, ttl, "0123456789abcdef", "ab" * 32)
+    def elect(self, nonce, ttl=60000, steady=True):
+        return self.call("elect", nonce, ttl, "0123456789abcdef", "ab" * 32, int(steady))
+
+    def writes(self):
+        """Writes since the start: one that only reads does not count."""
+        told = self.redis.call("INFO", "persistence").decode()
+        return int(told.split("rdb_changes_since_last_save:")[1].split()[0])
 
     def commit(self, n, *words, token=None, name="commit"):
         return self.call(name, token or self.token, n, *words)
@@ -102,6 +107,38 @@ def an_election_whose_reply_was_lost_counts_and_another_broker_is_told_who_leads
         answer = lib.elect("other")
         check_equal(answer[0], 0, "verdict for another")
         check(answer[1].startswith(b"me "), f"who leads: {answer[1]!r}")
+
+
+@test()
+def who_has_not_watched_for_a_term_is_elected_only_where_nobody_led_or_the_leader_resigned():
+    with Library() as lib:
+        check_equal(lib.token.split(b":")[0], b"1", "number of the first term")
+        lib.call("renew", lib.token, 50, "me", "a:1", "b:2")
+        until(lambda: lib.redis.call("GET", "{drawbar}:leader") is None, 3, "the term ends")
+        check_equal(lib.elect("hasty", steady=False), [0, b""], "a newcomer while the leader may be alive")
+        check(lib.redis.call("GET", "{drawbar}:leader") is None, "nobody leads")
+        lib.token = lib.elect("steady")[1]
+        lib.call("resign", lib.token)
+        check_equal(lib.elect("hasty", steady=False)[0], 1, "a newcomer after an orderly stop")
+        lib.redis.call("DEL", "{drawbar}:leader")
+        check_equal(lib.elect("hastier", steady=False), [0, b""], "that stop counts once")
+    with Library() as lib:
+        lib.redis.call("FLUSHALL")
+        check_equal(lib.elect("hasty", steady=False)[0], 1, "a newcomer in an empty Redis")
+
+
+@test()
+def a_holder_that_asks_again_keeps_its_term_alive_and_writes_for_the_replicas():
+    with Library() as lib:
+        lib.call("renew", lib.token, 500, "me", "-", "-")
+        before = lib.writes()
+        check_equal(lib.elect("me", ttl=60000)[:2], [1, lib.token], "the same term again")
+        check(lib.redis.call("PTTL", "{drawbar}:leader") > 50000, "the key lives on")
+        check(lib.writes() > before, "something was written: a WAIT behind it means something")
+        lib.commit(1, "N")
+        before = lib.writes()
+        lib.commit(1, "N")
+        check(lib.writes() > before, "a batch sent again is a write as well")
 
 
 @test()

@@ -1,7 +1,6 @@
 #include "common/clock.h"
 #include "common/limits.h"
 #include "common/redis_client.h"
-#include "common/redis_url.h"
 #include "common/scope.h"
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
@@ -473,70 +472,4 @@ Test(redis_client, its_socket_is_closed_on_exec)
         }
     }
     cr_assert_eq(n_sockets, 1);
-}
-
-Test(redis_url, good_ones_are_read)
-{
-    struct redis_url u;
-    const char *why = NULL;
-    cr_assert_eq(redis_url_parse(&u, "redis://127.0.0.1:1", &why), 0);
-    cr_assert_str_eq(u.host, "127.0.0.1");
-    cr_assert_eq(u.port, 1);
-    cr_assert_str_eq(u.password, "");
-    cr_assert_eq(redis_url_parse(&u, "redis://mia:a%40b@c@[::1]:65535/15", &why), 0);
-    cr_assert_str_eq(u.host, "::1");
-    cr_assert_str_eq(u.user, "mia");
-    cr_assert_str_eq(u.password, "a@b@c");
-    cr_assert_eq(u.port, 65535);
-    cr_assert_eq(u.db, 15);
-    cr_assert_str_eq(u.address, "[::1]:65535");
-    cr_assert_eq(redis_url_parse(&u, "redis://:p@h/", &why), 0);
-    cr_assert_eq(u.port, 6379);
-    cr_assert_eq(redis_url_parse(&u, "unix:///run/redis.sock?password=p%20q&db=2", &why), 0);
-    cr_assert_str_eq(u.path, "/run/redis.sock");
-    cr_assert_str_eq(u.password, "p q");
-    cr_assert_eq(u.db, 2);
-    cr_assert_str_eq(u.address, "unix:/run/redis.sock");
-}
-
-Test(redis_url, bad_ones_are_refused_and_no_reason_shows_a_password)
-{
-    static const char *const bad[] = {
-        "",
-        "redis://",
-        "redis://:1",
-        "redis://h:0",
-        "redis://h:65536",
-        "redis://h:",
-        "redis://h:x",
-        "redis://secret@h:1",
-        "redis://u:@h:1",
-        "redis://:secret%4@h:1",
-        "redis://:secret%00@h:1",
-        "redis://h:1/x",
-        "redis://h:1/99999999999",
-        "redis://h:1?x=secret",
-        "redis://[::1:1",
-        "redis://::1:1",
-        "redis://[::1]x",
-        "rediss://:secret@h:1",
-        "http://h:1",
-        "unix://run/x",
-        "unix:///",
-        "unix:///x?secret=1",
-        "unix:///x?db=-1",
-        "unix:///x?password=%s",
-        "h:1",
-    };
-    char huge[4096] = "redis://:";
-    struct redis_url u;
-    const char *why = NULL;
-    for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
-        why = NULL;
-        cr_assert_eq(redis_url_parse(&u, bad[i], &why), -EINVAL, "%s", bad[i]);
-        cr_assert(why != NULL && strstr(why, "secret") == NULL);
-    }
-    memset(huge + 9, 'x', LIMIT_URL);
-    memcpy(huge + 9 + LIMIT_URL, "@h:1", sizeof "@h:1");
-    cr_assert_eq(redis_url_parse(&u, huge, &why), -EINVAL);
 }

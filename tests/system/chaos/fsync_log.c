@@ -41,6 +41,7 @@ fsync(int fd)
 }
 
 int
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): glibc's is a reserved word
 fdatasync(int fd)
 {
     return logged(SYS_fdatasync, fd);
