@@ -12,6 +12,7 @@ limit, and says what it waited for.
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -76,6 +77,20 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def steady_port():
+    """A free port that no outgoing connection is given while its listener is restarted: one below the
+    range that the kernel gives out."""
+    for _ in range(200):
+        port = random.randrange(12000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise Failed("no free port between 12000 and 32000")
 
 
 def program(name):
@@ -344,7 +359,8 @@ class RedisError(Exception):
 class Redis:
     """A redis-server of this test, and a small client for it."""
 
-    def __init__(self, directory, wrap=(), port=0):
+    def __init__(self, directory, wrap=(), port=0, fsync="everysec"):
+        self.fsync = fsync
         self.directory = os.path.join(directory, "redis")
         os.makedirs(self.directory, exist_ok=True)
         self.port = port or free_port()
@@ -356,7 +372,7 @@ class Redis:
     def start(self, env=None):
         self.process = Process(os.path.dirname(self.directory), "redis", self.wrap + [
             "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.directory,
-            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory", "256mb",
+            "--appendonly", "yes", "--appendfsync", self.fsync, "--save", "", "--maxmemory", "256mb",
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--loglevel", "warning"], wait_ready=False, env=env)
         until(lambda: self.call("PING") == "PONG", 10, "Redis answers")
 
@@ -460,15 +476,16 @@ class Proxy:
 
 
 class Cluster:
-    """One Drawbar. `broker` and `gateway` start with it unless they are told not to."""
+    """One Drawbar. `broker` and `gateway` start with it unless they are told not to. `redis` are further
+    arguments of its Redis: port, fsync."""
 
-    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=()):
+    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(), redis=None):
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
         self.failed = False
         try:
-            self.redis = Redis(self.directory, redis_wrap)
+            self.redis = Redis(self.directory, redis_wrap, **(redis or {}))
             if broker:
                 self.broker(*broker_flags)
             if gateway:
