@@ -483,7 +483,7 @@ class Cluster:
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
-        self.failed = False
+        self.failed = self.keep = False # keep: the directory stays
         try:
             self.redis = Redis(self.directory, redis_wrap, **(redis or {}))
             if broker:
@@ -568,7 +568,8 @@ class Cluster:
         finally:
             if self.failed:
                 self.keep_logs()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            if not self.keep:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def look_for_sanitizer_reports(self):
         """Also in the logs of instances that agents started."""

@@ -281,7 +281,7 @@ class Client(threading.Thread):
 def title(data):
     try:
         told = json.loads(data)
-        return told.get("type", "").rpartition("/")[2] or told.get("title", "")
+        return told.get("type", "").rpartition(":")[2] or told.get("title", "")
     except (ValueError, AttributeError):
         return ""
 

@@ -4,8 +4,8 @@ Two jobs are compared when a worker could have taken either: same tenant, class 
 caller submits no others, but for the class). Known for sure are two kinds of waiting, in wall time,
 which is Redis TIME on one machine:
   - a job granted once waited from its acknowledgement (the commit was before) to its start_ms;
-  - a job whose record was seen QUEUED after `grant` leases, and whose final grant is the next one, waited
-    from that sight to its start_ms. It may avoid the worker that had it: grants to that one do not count.
+  - a job whose record was seen QUEUED after its first lease, and whose second one was its last, waited from
+    that sight to its start_ms. It may avoid the worker that had it: grants to that one do not count.
 The grants compared with them are the last ones of all succeeded jobs, whose time is start_ms, written by
 the leader by its estimate of Redis TIME: SLACK_MS is what this may be wrong. Earlier leases of a job
 granted several times are not compared; their time is nowhere.
@@ -27,7 +27,7 @@ class Order:
         if record.grant == 1 and job.acked_s is not None:
             waited_from = int(history.wall_ms(job.acked_s))
         for wall_ms, grant, worker in job.waits:
-            if grant + 1 == record.grant:
+            if grant == 1 and record.grant == 2:
                 waited_from, avoids = int(wall_ms), worker
         row = {"from": waited_from, "start": record.start_ms, "class": record.class_, "key": record.key,
                "sequence": record.sequence, "avoids": signed(avoids), "worker": signed(record.worker)}
