@@ -136,7 +136,7 @@ class Breaker:
             self.done[name] += 1
             self._hurt(name, kind, targets, lasts_s)
             for victim in targets:
-                self._recovered(victim)
+                self.recovered(victim)
             self.history.fault_ends(fault)
         except Exception as trouble: # pylint: disable=broad-except
             self.trouble.append(f"{name} of {victims} at {self.history.now():.3f} s: {trouble!r}")
@@ -168,7 +168,7 @@ class Breaker:
             elif not target.startswith("instance-"):
                 self.fleet.begin(target)
 
-    def _recovered(self, name):
+    def recovered(self, name):
         """Waits until the process serves again (a standby: until it lives)."""
         end = time.monotonic() + RECOVER_LIMIT_S
         while time.monotonic() < end:

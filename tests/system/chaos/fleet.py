@@ -42,6 +42,7 @@ class Fleet(Cluster):
         self.sims, self.instances, self.running = dict(workers), instances, {}
         self.ports = {name: (steady_port(), steady_port()) for name in BROKERS}
         self.addresses = {name: f"127.0.0.1:{steady_port()}" for name in GATEWAYS}
+        self.uploads = {name: steady_port() for name in GATEWAYS}
         self.retention_s = retention_s
         try:
             for name in (*BROKERS, *GATEWAYS, *self.worker_names()):
@@ -72,7 +73,7 @@ class Fleet(Cluster):
         elif name in GATEWAYS:
             process = self.start(name, [
                 program("drawbar-gateway"), "--redis", self.redis.url, "--listen", self.addresses[name], "--uploads",
-                "127.0.0.1:0", "--artifacts", os.path.join(self.directory, "artifacts")], wait_ready=False)
+                f"127.0.0.1:{self.uploads[name]}", "--artifacts", os.path.join(self.directory, "artifacts")], wait_ready=False)
         else:
             worker = name.removeprefix("worker-")
             process = self.worker(worker, sim=self.sims[worker], instances=self.instances, ready=False, wait_ready=False)

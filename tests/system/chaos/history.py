@@ -42,8 +42,8 @@ RULES = {
     "shared_id": "two submits never share a job",
     "backwards": "in one view of a job, revision and attempt never fall",
     "uncancelled": "a cancel that was answered stays",
-    "cancelled_unasked": "no job is cancelled that nobody cancelled or withdrew",
-    "refused_but_kept": "a submit refused with 4xx makes no job; one answered 503 is withdrawn",
+    "cancelled_unasked": "no job is cancelled but by its client, or withdrawn after a 503 without ever being acknowledged",
+    "refused_but_kept": "a submit refused with 4xx makes no job; one without a key that was answered 503 is withdrawn",
     "two_hands": "one lease is drawn once, by one worker",
     "drawn_again": "a job is drawn again only when a fault hurt the worker that drew it",
     "failed_unhurt": "a job fails only through faults",
@@ -371,16 +371,17 @@ class History:
 
     def _settle_refusals(self, job, submit, record):
         refused = submit.refused if submit is not None else []
-        withdrawn = submit is not None and (submit.unknown or any(status == 503 for _at, status in refused))
+        withdrawn = submit is not None and job.acked_s is None and not submit.has_key and (
+            submit.unknown or any(status == 503 for _at, status in refused))
         if record.status == "cancelled" and job.cancel_s is None and not withdrawn:
             self.complain("cancelled_unasked", job.id, f"cancelled since {self.seconds(record.change_ms):.3f} s")
         if job.acked_s is not None or submit is None:
             return
         hard = [(at, status) for at, status in refused if status != 503]
-        if hard and not withdrawn:
+        if hard and not submit.unknown and len(hard) == len(refused):
             self.complain("refused_but_kept", job.id, f"submit s{submit.token} was answered {hard[0][1]} at "
                           f"{hard[0][0]:.3f} s, the record says {record.status}")
-        elif refused and not submit.unknown and record.status != "cancelled":
+        elif refused and not submit.has_key and not submit.unknown and record.status != "cancelled":
             self.figures.refused_yet_drawn += 1
             last, granted = refused[-1][0], self.seconds(record.start_ms)
             if granted > last + WITHDRAW_S and self.hurt(None, last - 5, granted) is None:

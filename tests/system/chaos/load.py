@@ -13,6 +13,7 @@ import json
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Mix:
     long_steps: int = 50
     pictures: float = 0.5     # downloads
     pause_s: float = 0.0      # between two bursts
+    padding: int = 0          # bytes of metadata, so that a request is told from other traffic by its length
 
 
 class NotSent(OSError):
@@ -67,7 +69,7 @@ class Door:
             raise
 
     def open(self, limit_s):
-        if self.connection is None:
+        if self.connection is None or self.connection.sock is None: # the server has said that it closes
             connection = http.client.HTTPConnection(self.host, self.port, timeout=limit_s)
             try:
                 connection.connect()
@@ -96,20 +98,28 @@ class Client(threading.Thread):
     def run(self):
         try:
             while not self.load.stopping.is_set():
-                jobs = [self.submit() for _ in range(self.random.randint(1, self.mix.burst))]
-                for job in jobs:
-                    if job is not None:
-                        try:
-                            self.follow(*job)
-                        finally:
-                            self.history.left(job[0])
+                self.burst()
                 if self.mix.pause_s:
                     self.load.stopping.wait(self.random.random() * 2 * self.mix.pause_s)
-        except Exception as trouble: # pylint: disable=broad-except
-            self.load.trouble.append(f"{self.index}: {trouble!r}")
+        except Exception: # pylint: disable=broad-except
+            self.load.trouble.append(f"{self.index}: {traceback.format_exc()}")
             self.load.stopping.set()
         for door in self.doors:
             door.close()
+
+    def burst(self):
+        jobs = []
+        try:
+            for _ in range(self.random.randint(1, self.mix.burst)):
+                job = self.submit()
+                if job is not None:
+                    jobs.append(job)
+            while jobs:
+                self.follow(*jobs[0])
+                self.history.left(jobs.pop(0)[0])
+        finally:
+            for job_id, _status in jobs:
+                self.history.left(job_id)
 
     @property
     def door(self):
@@ -133,6 +143,8 @@ class Client(threading.Thread):
             request["n"] = dice.randint(2, 3)
         if dice.random() < mix.classes:
             request["priority"] = dice.choice(["high", "low"])
+        if mix.padding:
+            request["metadata"] = {"padding": "x" * mix.padding}
         return json.dumps(request)
 
     def submit(self):

@@ -8,6 +8,7 @@ are the summary; any violation makes the exit status 1 and keeps the directory w
 
     --no-faults    nothing is broken: counts the jobs drawn more than once
     --pauses N     instead of the schedule: N pauses of the leader and N of a worker, each beyond its lease
+    --matrix       instead of the load: every victim struck in every way in every phase of a job (matrix.py)
     --list         the kinds of faults, with their weights
 The same seed makes the same schedule. Power cuts, networks and full disks have tests of their own beside this.
 """
@@ -18,6 +19,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
@@ -38,6 +40,7 @@ def arguments():
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--no-faults", action="store_true")
     parser.add_argument("--pauses", type=int, default=0, metavar="N")
+    parser.add_argument("--matrix", action="store_true")
     parser.add_argument("--list", action="store_true")
     return parser.parse_args()
 
@@ -94,8 +97,11 @@ class Siege:
         self.breaker.join()
         self.violations += self.load.stop()
         self.look_for_crashes()
-        self.auditor.stop()
-        self.auditor.finish()
+        try:
+            self.auditor.stop()
+            self.auditor.finish()
+        except Exception: # pylint: disable=broad-except
+            self.violations.append(f"the audit: {traceback.format_exc()}")
         self.violations += self.breaker.trouble
         return self.summary(time.monotonic() - begin)
 
@@ -224,6 +230,25 @@ class Siege:
         return bad + short
 
 
+def play_matrix():
+    """Returns 0, or 1: a case failed."""
+    import harness # pylint: disable=import-outside-toplevel
+    import matrix # pylint: disable=import-outside-toplevel
+    failed = []
+    for victim, actions in matrix.VICTIMS.items():
+        for action in actions:
+            try:
+                history = matrix.run(victim, [action])
+                print(f"ok      {victim}, {action}: {history.figures.settled} jobs, beyond the first execution: "
+                      f"{counted(history.figures.again)}", flush=True)
+            except Exception as trouble: # pylint: disable=broad-except
+                failed.append(f"{victim}, {action}")
+                print(f"FAILED  {victim}, {action}: {trouble}", *harness.LOGS, sep="\n    ", flush=True)
+                harness.LOGS.clear()
+    print(f"every case held, in {len(matrix.PHASES)} phases" if not failed else f"failed: {'; '.join(failed)}")
+    return 1 if failed else 0
+
+
 def main():
     wanted = arguments()
     if not wanted.list and not os.path.isdir(wanted.build):
@@ -235,6 +260,8 @@ def main():
         for name, kind in KINDS.items():
             print(f"{name:24} weight {kind.weight}  {' and '.join(kind.who)}, for {kind.lasts[0]:g} to {kind.lasts[1]:g} s")
         return 0
+    if wanted.matrix:
+        return play_matrix()
     from fleet import Fleet # pylint: disable=import-outside-toplevel
     wanted.seed = random.randrange(1_000_000) if wanted.seed is None else wanted.seed
     print(f"siege: seed {wanted.seed}", flush=True)

@@ -155,6 +155,13 @@ def cancels():
     story = Story()
     story.submitted()
     story.settle(story.record("cancelled")).complains("cancelled_unasked")
+    story = Story() # 503, sent again with its key, acknowledged, and then withdrawn: the gateway did so once
+    token = story.history.new_token(True)
+    story.history.invoked(token)
+    story.history.refused(token, 503)
+    story.history.acknowledged(token, JOB, story.history.invoked(token))
+    story.history.left(JOB)
+    story.settle(story.record("cancelled")).complains("cancelled_unasked")
 
 
 def refusals():
