@@ -68,7 +68,8 @@ class Breaker:
         self.fleet, self.history = fleet, history
         self.lock, self.hurt = threading.Lock(), set()       # names being hurt or recovering
         self.done, self.kills = Counter(), 0                 # faults by kind; processes killed
-        self.failovers, self.requeues = [], []               # seconds
+        self.failovers = {"alone": [], "with other faults": []} # seconds
+        self.requeues = {"alone": [], "with other faults": []}
         self.trouble, self.threads = [], []
 
     # ---- victims ----
@@ -129,24 +130,23 @@ class Breaker:
         self._carry_out(name, Kind((), how or name.split("-")[0]), victims, lasts_s)
 
     def _carry_out(self, name, kind, victims, lasts_s):
+        targets = [victim.replace("worker-", "instance-") if kind.who == ("instance",) else victim for victim in victims]
+        fault = self.history.fault_begins(name, targets)
         try:
-            targets = [victim.replace("worker-", "instance-") if kind.who == ("instance",) else victim
-                       for victim in victims]
-            fault = self.history.fault_begins(name, targets)
             self.done[name] += 1
-            self._hurt(name, kind, targets, lasts_s)
+            self._hurt(fault, kind, targets, lasts_s)
             for victim in targets:
                 self.recovered(victim)
-            self.history.fault_ends(fault)
         except Exception as trouble: # pylint: disable=broad-except
             self.trouble.append(f"{name} of {victims} at {self.history.now():.3f} s: {trouble!r}")
         finally:
+            self.history.fault_ends(fault)
             with self.lock:
                 self.hurt -= set(victims)
 
-    def _hurt(self, name, kind, targets, lasts_s):
+    def _hurt(self, fault, kind, targets, lasts_s):
         workers = [(target, self.incarnation(target)) for target in targets if target.startswith("worker-")]
-        began_s, began_ms = self.history.now(), time.time() * 1000
+        began_s, began_ms, name = self.history.now(), time.time() * 1000, fault.kind
         for target in targets:
             if kind.how == "term":
                 self.fleet.term(target)
@@ -156,11 +156,9 @@ class Breaker:
                 self.kills += self.fleet.kill(target)
         if name == "kill-leader":
             with self.history.lock:
-                self.history.ack_watches.append((self.history.now(), lambda at: self.failovers.append(at - began_s)))
+                self.history.ack_watches.append((self.history.now(), lambda at: self._measure(self.failovers, fault, at - began_s)))
         for target, incarnation in workers:
-            watch = threading.Thread(target=self._watch_requeue, daemon=True,
-                                     args=(target, incarnation, began_ms, name == "lose-worker"))
-            watch.start()
+            threading.Thread(target=self._watch_requeue, args=(target, incarnation, began_ms, fault), daemon=True).start()
         time.sleep(lasts_s)
         for target in targets:
             if kind.how == "pause":
@@ -193,8 +191,9 @@ class Breaker:
         """Whether one of the gateways tells so."""
         for name in GATEWAYS:
             try:
-                told = Http(self.fleet.addresses[name]).get("/v1/workers", limit_s=3).json
-                return any(w["name"] == worker and w["state"] == "alive" for w in told["workers"])
+                answer = Http(self.fleet.addresses[name]).get("/v1/workers", limit_s=3)
+                if answer.status == 200: # 503: Redis is away
+                    return any(w["name"] == worker and w["state"] == "alive" for w in answer.json["workers"])
             except (OSError, Failed):
                 pass
         return False
@@ -209,6 +208,13 @@ class Breaker:
 
     # ---- what follows ----
 
+    def _measure(self, into, fault, seconds):
+        """Notes how long it took, and whether brokers or Redis were hurt by another fault meanwhile."""
+        to_s = fault.begin_s + seconds
+        others = [other for other in list(self.history.faults) if other is not fault and other.begin_s <= to_s
+                  and other.end_s >= fault.begin_s and any(v == "redis" or v.startswith("broker") for v in other.victims)]
+        into["with other faults" if others else "alone"].append(seconds)
+
     def in_hands(self, line, incarnation):
         """{id: record} of the running jobs of this incarnation."""
         ids = [job_id.decode() for job_id in line.call(["ZRANGE", "{drawbar}:live", 0, 2000])[0]]
@@ -218,8 +224,9 @@ class Breaker:
         records = {job_id: Record(data) for job_id, data in zip(ids, found) if data}
         return {job_id: r for job_id, r in records.items() if r.status == "running" and r.worker == incarnation}
 
-    def _watch_requeue(self, name, incarnation, began_ms, measure, limit_s=60):
-        """Until all jobs in the hands of a lost worker are queued again or have ended; tells the history."""
+    def _watch_requeue(self, name, incarnation, began_ms, fault, limit_s=180):
+        """Until all jobs in the hands of a hurt worker are queued again or have ended; tells the history. The limit is
+        far above an eviction: each takeover gives workers 8 s to claim what they hold, and another may follow."""
         line, end = Line(self.fleet.redis), time.monotonic() + limit_s
         held, taken_ms = None, 0
         while incarnation is not None and time.monotonic() < end:
@@ -241,8 +248,8 @@ class Breaker:
                 pass
             time.sleep(0.02)
         line.close()
-        if measure and taken_ms:
-            self.requeues.append((taken_ms - began_ms) / 1000)
+        if fault.kind == "lose-worker" and taken_ms:
+            self._measure(self.requeues, fault, (taken_ms - began_ms) / 1000)
         if held:
             self.trouble.append(f"{name} was hurt at {self.history.seconds(began_ms):.3f} s, and {limit_s} s later these are "
                                 f"still its jobs: {list(held)[:5]}")

@@ -28,8 +28,7 @@ from order import Order
 ENDS = ("succeeded", "failed", "cancelled", "expired")
 STALE_VIEW_S = 15.0    # the longest pause of a gateway, and the silence after which it looks for a new leader
 WITHDRAW_S = 20.0      # a submit answered 503 is withdrawn by then, unless its gateway was hurt meanwhile
-AFTERMATH_S = 40.0     # a fault explains what happens until so long after its end: an eviction takes 12 s, with
-                       # the brake for many at once 24 s, a starting instance and a new session the rest
+AFTERMATH_S = 3.0      # a fault has ended when its victim serves again; what it touched shows by then
 COMPLAINTS_KEPT = 200
 
 RULES = {

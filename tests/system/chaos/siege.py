@@ -70,7 +70,7 @@ class Siege:
         self.auditor = Auditor(fleet, self.history, prune=True)
         mix = Mix(clients=wanted.clients)
         if wanted.pauses: # long enough to be in a worker's hands when it is paused, and when it wakes
-            mix = Mix(clients=max(24, wanted.clients), long_jobs=0.5, burst=3)
+            mix = Mix(clients=max(24, wanted.clients), long_jobs=0.3, several=0, burst=3)
         self.load = Load(self.history, fleet.addresses, mix, wanted.seed)
         self.breaker = Breaker(fleet, self.history)
         self.violations, self.held_in_pauses, self.pauses = [], 0, {"leader": 0, "worker": 0}
@@ -107,7 +107,7 @@ class Siege:
 
     def start_breaking(self):
         wanted = self.wanted
-        targets = [] if wanted.no_faults else [self.pause_leaders, self.pause_workers] if wanted.pauses else [self.besiege]
+        targets = [] if wanted.no_faults else [self.pause_all] if wanted.pauses else [self.besiege]
         threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in threads:
             thread.start()
@@ -127,6 +127,11 @@ class Siege:
             self.breaker.begin(name, lasts_s, dice, self.stop)
 
     # ---- pauses ----
+
+    def pause_all(self):
+        """One after the other: each takeover would give the paused workers 8 s more to claim what they hold."""
+        self.pause_leaders()
+        self.pause_workers()
 
     def pause_leaders(self):
         while self.pauses["leader"] < self.wanted.pauses and not self.stop.is_set():
@@ -215,8 +220,9 @@ class Siege:
         print(f"requests that failed, of {self.load.counts['submits']} submits: {counted(self.load.failures)}")
         print(f"faults: {sum(breaker.done.values())} of {len(breaker.done)} kinds, {breaker.kills} processes killed: "
               f"{counted(breaker.done)}")
-        print(f"dead leader -> next submit accepted: {percentiles(breaker.failovers)}")
-        print(f"dead worker -> its jobs queued again: {percentiles(breaker.requeues)}")
+        for what, measured in (("dead leader -> next submit accepted", breaker.failovers),
+                               ("dead worker -> its jobs queued again", breaker.requeues)):
+            print(f"{what}: {'; '.join(f'{how}: {percentiles(values)}' for how, values in measured.items())}")
         if wanted.pauses:
             stale = sum(text.startswith("stale") for text in self.violations)
             print(f"pauses: {self.pauses['leader']} of a leader, {self.pauses['worker']} of a worker with "
