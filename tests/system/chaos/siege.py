@@ -16,6 +16,7 @@ import argparse
 import os
 import random
 import resource
+import signal
 import sys
 import threading
 import time
@@ -257,6 +258,7 @@ def play_matrix():
 
 def main():
     wanted = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # ends what it started, as Ctrl-C does
     if not wanted.list and not os.path.isdir(wanted.build):
         print("siege.py: --build DIR: name a build directory (tests/run.sh build-gcc makes one)")
         return 2
