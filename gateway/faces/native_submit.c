@@ -21,6 +21,7 @@ struct posted {
     struct job_wait *wait;
     struct job_id id; /* of the job; after KNOWN the first one */
     uint32_t seed, wait_s;
+    bool has_key;
     uint8_t body_hash[HASH_BYTES];
 };
 
@@ -145,6 +146,9 @@ on_refused(struct posted *self, const struct refused *refused)
 static void
 on_outcome(void *context, const struct submit_outcome *outcome)
 {
+    static const char late[] = "No broker answered; the job was not taken";
+    static const char late_with_key[] =
+        "No broker answered in time; send it again with the same Idempotency-Key, it makes one job";
     struct posted *self = context;
     self->submit = NULL; /* told: dead */
     switch (outcome->verdict) {
@@ -158,7 +162,7 @@ on_outcome(void *context, const struct submit_outcome *outcome)
         on_refused(self, outcome->refused);
         return;
     case SUBMIT_LATE:
-        problem_send_away(self->exchange, "No broker answered; the job was not taken");
+        problem_send_away(self->exchange, self->has_key ? late_with_key : late);
         posted_free(self);
         return;
     case SUBMIT_VERDICT_COUNT:
@@ -302,6 +306,7 @@ native_submit(const struct route_call *call)
     crypto_hash_sha256(self->body_hash, body, length);
     request.envelope.tenant = slice_of(call->tenant);
     request.envelope.body_hash = (struct slice){ self->body_hash, HASH_BYTES };
+    self->has_key = headers.has_key;
     if (headers.has_key) {
         request.envelope.idempotency = (struct slice){ headers.key_hash, HASH_BYTES };
     }
@@ -309,6 +314,7 @@ native_submit(const struct route_call *call)
     const struct submit_order order = { .id = self->id,
                                         .request = { packed.bytes, (uint32_t)packed.length },
                                         .watch = headers.wait_s > 0,
+                                        .has_key = headers.has_key,
                                         .fn = on_outcome,
                                         .context = self };
     self->submit = submits_add(call->gate->jobs->submits, &order);

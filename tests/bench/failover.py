@@ -129,13 +129,13 @@ def main():
     options = parser.parse_args()
     harness.BUILD = os.path.realpath(options.build)
     try:
-        with Cluster(fsync=options.fsync) as c:
+        with Cluster(redis={"fsync": options.fsync}) as c:
             prepare(c, options.queued)
             for end in ("leader", "stop"):
                 if options.only in (None, end):
                     leaders(c, options, end)
         if options.only in (None, "worker") and options.queued == 0:
-            with Cluster(fsync=options.fsync) as c:
+            with Cluster(redis={"fsync": options.fsync}) as c:
                 workers(c, options)
     except Failed as failed:
         print(failed, *harness.LOGS, sep="\n")

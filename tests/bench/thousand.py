@@ -20,7 +20,7 @@ sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
 import harness
-from faults import Ends, Submitters, check_agreement, free_workers, records
+from promises import Ends, Submitters, check_agreement, free_workers, records
 from harness import Cluster, Failed, check_equal, until
 
 GRANT_AT = 4

@@ -12,6 +12,7 @@ limit, and says what it waited for.
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -76,6 +77,20 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def steady_port():
+    """A free port that no outgoing connection is given while its listener is restarted: one below the
+    range that the kernel gives out."""
+    for _ in range(200):
+        port = random.randrange(12000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise Failed("no free port between 12000 and 32000")
 
 
 def program(name):
@@ -460,16 +475,16 @@ class Proxy:
 
 
 class Cluster:
-    """One Drawbar. `broker` and `gateway` start with it unless they are told not to."""
+    """One Drawbar. `broker` and `gateway` start with it unless they are told not to. `redis` are further
+    arguments of its Redis: port, fsync."""
 
-    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(),
-                 fsync="everysec"):
+    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(), redis=None):
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
-        self.failed = False
+        self.failed = self.keep = False # keep: the directory stays
         try:
-            self.redis = Redis(self.directory, redis_wrap, fsync=fsync)
+            self.redis = Redis(self.directory, redis_wrap, **(redis or {}))
             if broker:
                 self.broker(*broker_flags)
             if gateway:
@@ -552,7 +567,8 @@ class Cluster:
         finally:
             if self.failed:
                 self.keep_logs()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            if not self.keep:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def look_for_sanitizer_reports(self):
         """Also in the logs of instances that agents started."""

@@ -20,7 +20,7 @@ sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
 import harness
-from faults import Ends, Submitters, check_agreement, check_none_lost, free_workers
+from promises import Ends, Submitters, check_agreement, check_none_lost, free_workers
 from harness import Cluster, Failed, check
 
 
@@ -87,7 +87,7 @@ class PowerCuts:
     def __init__(self, fsync, standby=False):
         self.directory = tempfile.mkdtemp(prefix="drawbar-power.")
         try:
-            self.c = PowerCluster(self.directory, fsync=fsync)
+            self.c = PowerCluster(self.directory, redis={"fsync": fsync})
         except BaseException:
             shutil.rmtree(self.directory)
             raise

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 
-from faults import Ends, Submitters, check_none_lost, free_workers
+from promises import Ends, Submitters, check_none_lost, free_workers
 from harness import Cluster, RedisError, Skip, check, check_equal, holds, until
 from registry import test
 
@@ -46,7 +46,7 @@ class DiskCluster(Cluster):
 
     def __init__(self, disk, fsync):
         self.disk = disk
-        super().__init__(broker=False, gateway=False, fsync=fsync)
+        super().__init__(broker=False, gateway=False, redis={"fsync": fsync})
         self.redis.process.kill()
         self.redis.directory = disk.directory
         self.redis.start()

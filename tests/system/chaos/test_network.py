@@ -2,7 +2,7 @@
 import contextlib
 import time
 
-from faults import Ends, RUNNING, STATE_AT, Submitters, check_agreement
+from promises import Ends, RUNNING, STATE_AT, Submitters, check_agreement
 from harness import SLOWNESS, check, check_equal, holds, until
 from network import FarCluster, Network
 from peer import FakeGateway, id_text, new_id, packed_request, store_id

@@ -3,7 +3,7 @@ import os
 import subprocess
 import tempfile
 
-from faults import Submitters, records
+from promises import Submitters, records
 from harness import check, check_equal, environment, program, until
 from power_cut import PowerCuts
 from registry import test

@@ -4,7 +4,7 @@ import random
 import shutil
 import tempfile
 
-from faults import Ends, Submitters, check_agreement, check_none_lost, free_workers
+from promises import Ends, Submitters, check_agreement, check_none_lost, free_workers
 from harness import Cluster, Process, Redis, check, check_equal, free_port, until
 from peer import SOURCE, id_text, new_id
 from registry import test
