@@ -82,9 +82,9 @@ Test(agent_ahead, an_instance_that_does_not_queue_is_given_one_job)
 {
     WORLD(w, 1);
     job(&w, 1, A);
-    for (uint8_t i = 1; i <= STEPS; i++) {
+    for (int i = 1; i <= STEPS; i++) {
         w.now_ms += STEP_MS;
-        step(&w, 0, i);
+        step(&w, 0, (uint8_t)i);
         cr_assert(zero(u8, agent_pull(w.agent)));
     }
 }
@@ -109,9 +109,9 @@ Test(agent_ahead, while_pictures_are_fetched_the_next_is_drawn_and_another_may_c
     job(&w, 2, B);
     cr_assert(eq(int, held(&w, B)->state, HELD_DRAWING));
     on_serial(&w, AGENT_ON_TAKEN, 0, serial_of(&w, B));
-    for (uint8_t i = 1; i < STEPS; i++) {
+    for (int i = 1; i < STEPS; i++) {
         w.now_ms += STEP_MS;
-        step_of(&w, 0, serial_of(&w, B), i);
+        step_of(&w, 0, serial_of(&w, B), (uint8_t)i);
     }
     cr_assert(eq(u8, agent_pull(w.agent), 1));
     job(&w, 3, C);
@@ -203,8 +203,8 @@ Test(agent_ahead,
     draw_a(&w, STEPS - 1);
     queueing(&w, 1, true);
     job(&w, 2, C);
-    for (uint8_t i = 1; i < STEPS; i++) {
-        step_of(&w, 1, serial_of(&w, C), i);
+    for (int i = 1; i < STEPS; i++) {
+        step_of(&w, 1, serial_of(&w, C), (uint8_t)i);
     }
     job(&w, 3, lease_of(2, 2));
     cr_assert(eq(u8, find(&w, AGENT_DO_DRAW)->instance, 1));

@@ -34,6 +34,14 @@ on_poll_gone(void *context)
     ((struct stub_job *)context)->poll = NULL;
 }
 
+static uint32_t
+serial_in(const char *text)
+{
+    uint32_t serial = (uint32_t)strtoul(text, NULL, 10);
+    cr_assert(lt(u32, serial, 8));
+    return serial;
+}
+
 static void
 on_request(struct world *world, struct http_exchange *exchange, const char *path)
 {
@@ -45,8 +53,7 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
     }
     if (http_method(exchange) == HTTP_POST) {
         json_t *body = body_of(exchange);
-        uint32_t serial =
-            (uint32_t)atoi(json_string_value(json_object_get(body, "id")) + 1); /* NOLINT */
+        uint32_t serial = serial_in(json_string_value(json_object_get(body, "id")) + 1);
         json_decref(body);
         if (stub->submit_status != 202) {
             answer(exchange, stub->submit_status, "{}");
@@ -57,7 +64,7 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
         return;
     }
     cr_assert(name != NULL, "%s", path);
-    uint32_t serial = (uint32_t)atoi(name + 2); /* NOLINT */
+    uint32_t serial = serial_in(name + 2);
     struct stub_job *job = &stub->jobs[serial];
     if (!job->there) {
         answer(exchange, 404, "{}");
