@@ -45,7 +45,8 @@ Test(agent_ahead, the_next_job_is_asked_for_shortly_before_the_end_of_the_drawin
     WORLD(w, 1);
     draw_a(&w, 4);
     cr_assert(zero(u8, agent_pull(w.agent)));
-    int64_t due_ms = w.now_ms + (END_MS - 4 * STEP_MS) - LIMIT_AHEAD_MS;
+    int64_t left_ms = END_MS - 4 * STEP_MS;
+    int64_t due_ms = w.now_ms + left_ms - LIMIT_AHEAD_MS;
     cr_assert(ge(i64, due_ms, agent_deadline_ms(w.agent)));
     struct lease a = A;
     broker_state(&w, &a, true);
@@ -61,7 +62,7 @@ Test(agent_ahead, a_slower_step_moves_the_time_to_ask)
 {
     WORLD(w, 1);
     draw_a(&w, 4);
-    w.now_ms += 10 * STEP_MS;
+    w.now_ms += INT64_C(10) * STEP_MS;
     step_of(&w, 0, serial_of(&w, A), 5);
     cr_assert(zero(u8, agent_pull(w.agent)), "its end was near, by the earlier steps");
 }
