@@ -160,11 +160,12 @@ enum {
     LIMIT_SHARD_AGE_S = 3600,      /* an empty shard whose hour ended this long ago is removed */
 
     /* -- instances -- */
-    LIMIT_INSTANCES = 16,         /* of one agent (choice) */
-    LIMIT_STUCK_STEPS = 10,       /* times the usual step without one: the attempt fails. rules 2 */
-    LIMIT_STUCK_MS = 60000,       /* and at least this; --stuck-ms for tests */
-    LIMIT_OPAQUE_MS = 600000,     /* the same for instances that tell no steps */
-    LIMIT_PROBE_MS = 1000,        /* between two health checks */
+    LIMIT_INSTANCES = 16,     /* of one agent (choice) */
+    LIMIT_PLACE_JOBS = 3,     /* at an instance: one encoded and fetched, one drawn, one ahead */
+    LIMIT_STUCK_STEPS = 10,   /* times the usual step without one: the attempt fails. rules 2 */
+    LIMIT_STUCK_MS = 60000,   /* and at least this; --stuck-ms for tests */
+    LIMIT_OPAQUE_MS = 600000, /* the same for instances that tell no steps */
+    LIMIT_PROBE_MS = 1000,    /* between two health checks */
     LIMIT_PROBE_ANSWER_MS = 3000, /* a health check not answered by then failed (choice) */
     LIMIT_PROBES_FAILED = 3,      /* in a row: the instance is taken to be gone (choice) */
     LIMIT_ERROR_STREAK = 3,       /* jobs failed in a row: the instance is taken out (choice) */
@@ -214,6 +215,8 @@ enum {
     LIMIT_HELLO_MS = 100,            /* between two HELLOs on one socket (choice) */
     LIMIT_PLACE_WAIT_MS =
         5000,                /* a JOB whose promised place is gone is handed back then (choice) */
+    LIMIT_AHEAD_MS = 250,    /* before the end of a drawing the next job is asked for: a commit, two
+                                round trips of 50 ms, and a step in which its text is encoded */
     LIMIT_UPLOAD_MS = 30000, /* one PUT: LIMIT_PICTURE_BYTES at 10 Mbit/s */
     LIMIT_UPLOAD_RETRY_MS = 250,      /* after all bases failed, doubling to ... */
     LIMIT_UPLOAD_RETRY_MAX_MS = 5000, /* ... this (choice) */

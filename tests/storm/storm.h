@@ -6,14 +6,15 @@
  * Simulated, and broken at will: clocks, the network, Redis with its functions, the edges of broker
  * and worker (batches, election, instances, uploads), gateways and their clients.
  *
- *     sim.c      time, events, chance, memory of a world
- *     net.c      connections: delay, loss with the connection, partitions of one or both ways
- *     redis.c    the functions of proto/functions.lua over a model of Redis; power cuts
- *     edge.c     a connection to Redis: time-outs, replies lost, old copies of commands that run
- * later store.c    the broker's batches      broker.c   election, rebuild, doors, sweeps worker.c
- * an agent and its instances    gateway.c  submits, repeats, withdraws, cancels stranger.c a peer
- * that talks nonsense    faults.c   what goes wrong, and the end of it check.c    the promises,
- * held against every write and every frame
+ *     sim.c       time, events, chance, memory of a world
+ *     net.c       connections: delay, loss with the connection, partitions of one or both ways
+ *     redis.c     the functions of proto/functions.lua over a model of Redis; power cuts
+ *     edge.c      a connection to Redis: time-outs, replies lost, old copies that run later
+ *     store.c     the broker's batches           broker.c    election, rebuild, doors, sweeps
+ *     worker.c    an agent                       instance.c  its instances
+ *     gateway.c   submits, repeats, withdraws, cancels
+ *     stranger.c  a peer that talks nonsense     faults.c    what goes wrong, and the end of it
+ *     check.c     the promises, held against every write and every frame
  *
  * A promise broken prints one line that replays it and ends the program with 1.
  */
@@ -291,8 +292,9 @@ struct broker_host *broker_leader(void);
 
 struct instance {
     bool ready;
-    uint32_t drawing; /* number of the draw under way; 0: none */
-    uint8_t slot;
+    bool queues;
+    uint32_t n_jobs; /* in the order given; of the first that is not made the GPU draws */
+    struct drawing *jobs[LIMIT_PLACE_JOBS];
 };
 struct parcel {
     uint8_t n_bases;
@@ -317,13 +319,18 @@ struct worker_host {
     bool stepping;
     struct agent_event later[64];
     uint32_t n_later;
-    uint32_t drawings;
     bool slow;
 };
+void worker_give(struct worker_host *self, const struct agent_event *event);
 void worker_start(struct worker_host *self, const char *name, const char *model);
 void worker_crash(struct worker_host *self);
 void worker_drain(struct worker_host *self);
+/* -- instance.c -- */
+void instance_start(struct worker_host *self, uint8_t index);
+void instance_draw(struct worker_host *self, const struct agent_effect *effect);
+void instance_interrupt(struct worker_host *self, const struct agent_effect *effect);
 void worker_break_instance(struct worker_host *self, uint8_t index);
+/* -- worker.c -- */
 bool worker_is_empty(const struct worker_host *self);
 /* What the picture of this lease looks like. */
 uint64_t picture_of(const struct lease *lease, uint64_t incarnation);
