@@ -269,6 +269,8 @@ gateway_words(const struct plan *self, const struct plan_member *member, struct 
     add(words, "%s", uploads);
     add(words, "--artifacts");
     add(words, "%s", pictures);
+    add(words, "--linger-ms"); /* somebody waits behind Ctrl-C, and no load balancer looks */
+    add(words, "0");
     if (plan_is_open(self)) {
         add(words, "--insecure-plaintext");
     }

@@ -108,7 +108,9 @@ enum {
     LIMIT_HTTP_HEADERS = 16384,     /* bytes */
     LIMIT_HTTP_CONNECTIONS = 32768, /* file descriptors the guard can hold */
     LIMIT_HTTP_SWEEP_MS = 250,      /* how late a deadline may be noticed */
-    LIMIT_HTTP_LINGER_MS = 100, /* of a drain: requests already on their way still get an answer */
+    LIMIT_HTTP_LINGER_MS = 100, /* of a drain: what is already on its way still comes (choice) */
+    LIMIT_HTTP_FIRST_MS = 1000, /* of a drain: a new connection's time for its request (choice) */
+    LIMIT_HTTP_DOOR_MS = 10,    /* of a drain: between two looks who waits at the door (choice) */
     LIMIT_HTTP_HELD_READ = 64 * 1024, /* bytes read ahead of an answer: pipelined requests */
     LIMIT_HTTP_REFUSED_BYTES =
         64 * 1024,                 /* over body_max still read, so that 413 is a problem+json */
@@ -233,7 +235,9 @@ enum {
     /* -- the rest -- */
     LIMIT_LOG_LINE = 2048,
     LIMIT_HELPER_QUEUE = 256,
-    LIMIT_DRAIN_MS = 30000, /* SIGTERM to the end of an orderly stop */
+    LIMIT_DRAIN_MS = 30000,              /* SIGTERM to the end of an orderly stop */
+    LIMIT_GATEWAY_LINGER_MS = 1000,      /* --linger-ms: load balancers look that often (choice) */
+    LIMIT_GATEWAY_LINGER_MAX_MS = 60000, /* of it (choice) */
 };
 
 _Static_assert(LIMIT_SUSPECT_MS >= 3 * LIMIT_STATE_MS, "two lost STATEs never make a peer suspect");

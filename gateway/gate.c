@@ -16,8 +16,16 @@ on_drained(void *context)
     reactor_stop(self->reactor, self->rc);
 }
 
-/* The drain begins: what waits for a job's end is answered with what the job is now; submits have
- * their answer within LIMIT_SUBMIT_MS. */
+/* The door is closed: what waits for a job's end is answered with what the job is now, and asks
+ * another gateway; submits have their answer within LIMIT_SUBMIT_MS. */
+static void
+on_closed(void *context)
+{
+    struct gate *self = context;
+    waits_end(self->waits);
+}
+
+/* The drain begins: /readyz says so, and everything else is served as ever for a while. */
 static void
 on_stop_event(evutil_socket_t fd, short what, void *context)
 {
@@ -29,8 +37,13 @@ on_stop_event(evutil_socket_t fd, short what, void *context)
     }
     self->stopping = true;
     self->rc = told > 1 ? -EPROTO : 0; /* see gate_stop() */
-    waits_end(self->waits);
-    http_server_drain(self->http, LIMIT_DRAIN_MS, on_drained, self);
+    int64_t linger_ms = self->rc == 0 ? self->shared->settings->linger_ms : 0;
+    const struct http_drain order = { .linger_ms = linger_ms,
+                                      .limit_ms = LIMIT_DRAIN_MS,
+                                      .on_closed = on_closed,
+                                      .done = on_drained,
+                                      .context = self };
+    http_server_drain(self->http, &order);
 }
 
 void
