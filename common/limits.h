@@ -123,6 +123,7 @@ enum {
     LIMIT_WAIT_S = 60,         /* ?wait=N and Prefer: wait=N */
     LIMIT_SUBMITS_HELD = 4096, /* in one gateway reactor during a fail-over. rules 2 */
     LIMIT_SUBMITS_HELD_MIB = 64,
+    LIMIT_DRAINS_HELD = 256,     /* questions to drain a worker, in one reactor (choice) */
     LIMIT_SUBMIT_MS = 5000,      /* then 503 and WITHDRAW. rules 2 */
     LIMIT_GATEWAY_THREADS = 32,  /* reactors of one gateway, a session each (choice) */
     LIMIT_LIST_JOBS = 100,       /* of one answer of GET /v1/jobs */
