@@ -404,6 +404,7 @@ plan_enlist(struct plan *self, struct crew *crew)
     for (uint32_t i = 0; i < self->n_members; i++) {
         struct plan_member *mine = &self->members[i];
         struct crew_member member = { .rank = ranks[mine->kind],
+                                      .may_leave = mine->kind == PROGRAM_WORKER,
                                       .command = member_command,
                                       .context = mine,
                                       .environment = self->environment,

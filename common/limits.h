@@ -223,6 +223,9 @@ enum {
         30000,                /* a server that answered before is asked again this long (choice) */
     LIMIT_ASK_AGAIN_MS = 200, /* doubling to ... */
     LIMIT_ASK_AGAIN_MAX_MS = 2000, /* ... this (choice) */
+    LIMIT_DRAIN_LOOK_MS = 500,     /* between two looks whether a worker has left (choice) */
+    LIMIT_DRAIN_AGAIN_MS = 5000,   /* a worker that beats and does not say that it drains is told
+                                      again: two beats and a half */
     LIMIT_STREAM_QUIET_MS = 35000, /* an event stream without a byte: two comments were missed */
     LIMIT_STREAM_EVENT =
         256 * 1024,             /* bytes of one event: a prompt in escapes is 96 KiB (choice) */
@@ -247,4 +250,5 @@ _Static_assert(LIMIT_LEADER_TTL_MS >= 3 * LIMIT_RENEW_MS,
                "two lost renewals never depose a leader");
 _Static_assert(LIMIT_STREAM_QUIET_MS > 2 * LIMIT_SSE_COMMENT_MS, "one lost comment ends no stream");
 _Static_assert(LIMIT_UP_STOP_MS > LIMIT_DRAIN_MS, "a child that drains in time is never killed");
+_Static_assert(LIMIT_DRAIN_AGAIN_MS > 2 * LIMIT_BEAT_MS, "one lost beat tells no drain again");
 _Static_assert(LIMIT_GATEWAYS <= 64, "a job's watchers are 64 bits");
