@@ -114,7 +114,7 @@ on_drain_timer(void *context)
     switch (self->phase) {
     case DRAIN_LINGER:
         self->phase = DRAIN_DEAF;
-        timer_in_ms(self->drain_timer, door_deafen(self) ? LIMIT_HTTP_LINGER_MS : 0);
+        timer_in_ms(self->drain_timer, door_deafen(self) ? LIMIT_HTTP_DEAF_MS : 0);
         break;
     case DRAIN_DEAF:
         if (door_has_somebody(self)) { /* accepted in this turn, or when a place is free */
