@@ -214,6 +214,7 @@ enum {
     LIMIT_UPLOAD_RETRY_MS = 250,      /* after all bases failed, doubling to ... */
     LIMIT_UPLOAD_RETRY_MAX_MS = 5000, /* ... this (choice) */
     LIMIT_LEAVE_MS = 2000,            /* from the last FAIL to its ACK when leaving (choice) */
+    LIMIT_FAREWELL_MS = 20,           /* the same for a broker's last frames (choice) */
     LIMIT_BYE_MS = 200,               /* ZeroMQ's thread writes the BYE (choice) */
     LIMIT_FACTS_BYTES = 8192,         /* of a beat: what Redis keeps for each worker (choice) */
 
