@@ -110,9 +110,9 @@ enum {
     LIMIT_HTTP_SWEEP_MS = 250,      /* how late a deadline may be noticed */
     LIMIT_HTTP_LINGER_MS = 100, /* of a drain: what is already on its way still comes (choice) */
     LIMIT_HTTP_FIRST_MS = 1000, /* of a drain: a new connection's time for its request (choice) */
-    LIMIT_HTTP_DEAF_MS = 20,    /* of a drain: a handshake under way ends in it on any LAN; who
-                                   begins one then has to wait 1 s for its kernel's next try */
-    LIMIT_HTTP_DOOR_MS = 10,    /* of a drain: between two looks who waits at the door (choice) */
+    LIMIT_HTTP_DEAF_MS = 5,     /* of a drain: a handshake under way ends in it on any LAN; who
+                                    begins one then has to wait 1 s for its kernel's next try */
+    LIMIT_HTTP_DOOR_MS = 5,     /* of a drain: between two looks who waits at the door (choice) */
     LIMIT_HTTP_HELD_READ = 64 * 1024, /* bytes read ahead of an answer: pipelined requests */
     LIMIT_HTTP_REFUSED_BYTES =
         64 * 1024,                 /* over body_max still read, so that 413 is a problem+json */
