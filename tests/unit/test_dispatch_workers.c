@@ -100,6 +100,9 @@ Test(dispatch_workers, a_bye_releases_the_leases_and_forgets_the_worker)
     worker_says(0, (struct frame){ .kind = FRAME_BYE });
     cr_assert_eq(state_of(1), JOB_QUEUED);
     cr_assert_eq(w.d->roster.alive, 0);
+    cr_assert_eq(last_commit()->kind, OP_WORKER_LEFT);
+    cr_assert_eq(w.commits[(w.n_commits - 2) % LOG].reason, FAIL_WORKER_LEAVING,
+                 "not a lost lease");
     cr_assert_eq(worker_state(0, 1), VERDICT_NO_SESSION);
 }
 
