@@ -100,4 +100,5 @@ worker_drain_path(const char *name, char out[LIMIT_URL])
     int length = snprintf(out, LIMIT_URL, "/v1/workers/%s/drain", escaped);
     return length > 0 && length < LIMIT_URL;
 }
-_Static_assert(3 * LIMIT_WORKER_NAME + sizeof "/v1/workers//drain" <= LIMIT_URL, "it always fits");
+_Static_assert(3UL * LIMIT_WORKER_NAME + sizeof "/v1/workers//drain" <= LIMIT_URL,
+               "it always fits");

@@ -87,7 +87,7 @@ drains_add(struct drains *self, const char *worker, drain_fn fn, void *context)
     }
     assert(length <= LIMIT_WORKER_NAME);
     held->owner = self;
-    memcpy(held->worker, worker, length);
+    memcpy(held->worker, worker, length + 1);
     held->since_ms = clock_mono_ms();
     held->fn = fn;
     held->context = context;
