@@ -154,6 +154,7 @@ http_server_drain(struct http_server *self, const struct http_drain *order)
     if (self->phase != DRAIN_NONE) {
         return;
     }
+    http_server_open(self); /* who waits at the door is not left there */
     self->phase = DRAIN_LINGER;
     self->drain = *order;
     timer_in_ms(self->drain_limit, order->linger_ms + order->limit_ms);

@@ -55,7 +55,7 @@ struct http_server {
     struct exchange_list idle, busy, streams;
     uint32_t n_unanswered, n_unwritten;
     uint16_t port;
-    bool paused;
+    bool paused, waits; /* waits: for http_server_open() */
     enum drain_phase phase;
     struct http_drain drain;
     struct timer *drain_limit, *drain_timer; /* the timer: of the phase */

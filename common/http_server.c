@@ -19,7 +19,7 @@
 void
 http_server_accept_or_pause(struct http_server *self)
 {
-    if (self->config.parallel_max == 0 || self->door == NULL) {
+    if (self->config.parallel_max == 0 || self->door == NULL || self->waits) {
         return;
     }
     bool full = http_guard_count(self->guard) >= self->config.parallel_max;
@@ -139,6 +139,10 @@ open_door(struct http_server *self)
         return -ENOMEM;
     }
     self->listener = evhttp_bound_socket_get_listener(self->door);
+    self->waits = self->config.opens_later;
+    if (self->waits) {
+        evconnlistener_disable(self->listener);
+    }
     return 0;
 }
 
@@ -192,6 +196,15 @@ http_server_destroy(struct http_server **self_p)
     }
     free(self);
     *self_p = NULL;
+}
+
+void
+http_server_open(struct http_server *self)
+{
+    if (self->waits && self->door != NULL) {
+        self->waits = false;
+        evconnlistener_enable(self->listener);
+    }
 }
 
 uint16_t

@@ -52,6 +52,9 @@ struct http_server_config {
      * connects and says nothing holds a place for request_ms. */
     uint32_t parallel_max;
     int64_t request_ms; /* 0: LIMIT_HTTP_REQUEST_MS; tests have less time */
+    /* Clients can connect at once, and are served from http_server_open() on: who restarts in the
+     * place of another is not seen half made. */
+    bool opens_later;
     void (*on_request)(void *context, struct http_exchange *exchange);
     void *context;
 };
@@ -63,6 +66,8 @@ int http_server_new(struct http_server **out, struct reactor *reactor,
  * callback of this server. */
 void http_server_destroy(struct http_server **self_p);
 uint16_t http_server_port(const struct http_server *self);
+/* With opens_later: serves from now on. Again, or without it: changes nothing. */
+void http_server_open(struct http_server *self);
 /* An orderly end. From its begin on every answer carries `Connection: close`.
  *
  *     LINGER --linger_ms--> DEAF --nobody waits at the door--> CLOSED --all answered--> over

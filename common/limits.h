@@ -242,8 +242,9 @@ enum {
     /* -- the rest -- */
     LIMIT_LOG_LINE = 2048,
     LIMIT_HELPER_QUEUE = 256,
-    LIMIT_DRAIN_MS = 30000,              /* SIGTERM to the end of an orderly stop */
-    LIMIT_GATEWAY_LINGER_MS = 1000,      /* --linger-ms: load balancers look that often (choice) */
+    LIMIT_DRAIN_MS = 30000,         /* SIGTERM to the end of an orderly stop */
+    LIMIT_GATEWAY_OPEN_MS = 1000,   /* of a start: Redis may take so long; then clients hear 503 */
+    LIMIT_GATEWAY_LINGER_MS = 1000, /* --linger-ms: load balancers look that often (choice) */
     LIMIT_GATEWAY_LINGER_MAX_MS = 60000, /* of it (choice) */
 };
 

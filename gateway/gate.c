@@ -64,6 +64,23 @@ on_signal(void *context)
     self->shared->give_up(self->shared->context, 0);
 }
 
+/* Redis answers, or has had its time to: until then a client would hear 503 from a gateway that is
+ * only starting, and it can wait at the door. */
+static void
+open_door(void *context)
+{
+    struct gate *self = context;
+    timer_stop(self->opening);
+    http_server_open(self->http);
+}
+
+static void
+on_redis_up(void *context, const char *run_id)
+{
+    (void)run_id;
+    open_door(context);
+}
+
 static void
 on_refused(void *context)
 {
@@ -78,6 +95,7 @@ server_open(struct gate *self, uint16_t port)
     struct http_server_config config = { .host = settings->host,
                                          .port = port,
                                          .body_max = LIMIT_HTTP_BODY_BYTES,
+                                         .opens_later = true,
                                          .on_request = routes_serve,
                                          .context = self };
     int rc = 0;
@@ -115,11 +133,11 @@ int
 gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16_t port)
 {
     CLEANUP(gate_destroy) struct gate *self = calloc(1, sizeof *self);
-    const struct redis_events redis_events = { 0 };
     char host[40] = "";
     if (self == NULL) {
         return -ENOMEM;
     }
+    const struct redis_events redis_events = { .on_up = on_redis_up, .context = self };
     self->shared = shared;
     self->stop_fd = -1;
     self->is_first = n == 0;
@@ -129,6 +147,7 @@ gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16
     rc = rc ? rc : record_unpacker_new(&self->unpacker);
     rc = rc ? rc : helper_thread_new(&self->helper, self->reactor);
     rc = rc ? rc : stop_event_open(self);
+    rc = rc ? rc : timer_new(&self->opening, self->reactor, open_door, self);
     rc = rc ? rc
             : redis_client_new(&self->redis, self->reactor, shared->settings->redis_url,
                                &redis_events);
@@ -147,6 +166,7 @@ gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16
     rc = rc ? rc : server_open(self, port);
     if (rc == 0) {
         reactor_on_stop(self->reactor, on_signal, self);
+        timer_in_ms(self->opening, LIMIT_GATEWAY_OPEN_MS);
         *out = self;
         self = NULL;
     }
@@ -161,6 +181,7 @@ gate_destroy(struct gate **self_p)
         return;
     }
     /* Who calls back goes first: pictures being read, clients, answers of Redis. */
+    timer_destroy(&self->opening);
     helper_thread_destroy(&self->helper);
     http_server_destroy(&self->http);
     if (self->jobs != NULL) {

@@ -354,6 +354,31 @@ Test(http_drain, streams_end_at_the_close_and_one_that_begins_later_after_its_fi
     world_close(&w);
 }
 
+Test(http_drain, one_that_opens_later_lets_clients_wait_and_a_drain_serves_them)
+{
+    struct http_server_config config = {
+        .host = "127.0.0.1", .body_max = 1000, .opens_later = true, .on_request = on_request
+    };
+    for (int drains = 0; drains < 2; drains++) {
+        struct world w;
+        char reply[REPLY_MAX] = "";
+        world_open(&w, 0);
+        http_server_destroy(&w.server);
+        config.context = &w;
+        cr_assert(zero(int, http_server_new(&w.server, w.reactor, &config)));
+        w.port = http_server_port(w.server);
+        int fd = client(&w);
+        say(fd, hello);
+        turn_ms(&w, 50);
+        cr_assert(zero(int, w.n_requests), "not yet");
+        drains ? drain(&w, 0, 3000) : http_server_open(w.server);
+        hear(&w, fd, "hello", reply);
+        cr_assert(strstr(reply, "200 OK") != NULL, "%s", reply);
+        close(fd);
+        world_close(&w);
+    }
+}
+
 Test(http_drain, its_limit_ends_it_whoever_waits)
 {
     struct world w;
