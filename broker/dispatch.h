@@ -51,6 +51,8 @@ enum dispatch_event_kind {
     EVENT_TICK,      /* time has come to dispatch_deadline_ms() */
     EVENT_TERM,      /* Redis lost our term and we were elected again, memory intact: a new epoch */
     EVENT_RESTORE,   /* Redis restarted: commit every live job and recent end again */
+    EVENT_CLOSING,   /* an orderly stop begins: what is committed is told, nothing new is granted */
+    EVENT_FAREWELL,  /* and ends: every peer is told that its session is over */
     EVENT_KIND_COUNT,
 };
 

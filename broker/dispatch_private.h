@@ -22,6 +22,7 @@ struct dispatch {
     struct job_list recent;  /* ended, still in memory */
     struct job_list orphans; /* RUNNING, loaded, nobody has claimed them yet */
     bool loaded;
+    bool closing; /* nothing more is granted */
     bool rematch; /* a worker came free or went: look at all free ones once more */
     int64_t adopt_until_ms;
     int64_t tick_ms, second_ms; /* next ones due */

@@ -148,7 +148,9 @@ on_stop(void *context)
 {
     struct world *world = context;
     sim_routes_release(world->routes);
-    http_server_drain(world->server, LIMIT_STOP_MS / 4, stop, world);
+    http_server_drain(
+        world->server,
+        &(struct http_drain){ .limit_ms = LIMIT_STOP_MS / 4, .done = stop, .context = world });
 }
 
 static int
