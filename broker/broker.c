@@ -365,7 +365,7 @@ term_set(struct broker *self, const struct term *term)
     self->term.token = self->token;
 }
 
-static void on_tail_lost(void *context);
+static bool on_restore(void *context, bool first);
 
 static void
 on_elected(void *context, const struct term *term)
@@ -387,7 +387,7 @@ on_elected(void *context, const struct term *term)
     struct store_config store_config = { election_redis(self->election), self->token,
                                          (uint32_t)self->options->retention_s,
                                          (uint32_t)self->options->redis_wait };
-    struct store_events store_events = { on_committed, on_record,       on_sweep, on_tail_lost,
+    struct store_events store_events = { on_committed, on_record,       on_sweep, on_restore,
                                          on_fenced,    on_unreplicated, self };
     struct rebuild_events rebuild_events = { on_loaded_record, on_rebuilt, self };
     int rc = dispatch_new(&self->dispatch, &config);
@@ -436,11 +436,13 @@ on_regained(void *context, const struct term *term)
     store_restarted(self->store, self->token);
 }
 
-static void
-on_tail_lost(void *context)
+static bool
+on_restore(void *context, bool first)
 {
-    struct dispatch_event event = { .kind = EVENT_RESTORE };
-    step(context, &event);
+    struct broker *self = context;
+    struct dispatch_event event = { .kind = first ? EVENT_RESTORE : EVENT_RESTORE_MORE };
+    step(self, &event);
+    return dispatch_is_restoring(self->dispatch);
 }
 
 static void

@@ -168,7 +168,8 @@ on_event(struct dispatch *self, const struct dispatch_event *event)
         self->config.epoch_hash = event->epoch_hash;
         return VERDICT_OK;
     case EVENT_RESTORE:
-        job_restore_all(self);
+    case EVENT_RESTORE_MORE:
+        job_restore(self, event->kind == EVENT_RESTORE, event->most);
         return VERDICT_OK;
     case EVENT_CLOSING:
         self->closing = true;
@@ -196,6 +197,12 @@ dispatch_step(struct dispatch *self, struct moment now, const struct dispatch_ev
     }
     self->effects = NULL;
     return verdict;
+}
+
+bool
+dispatch_is_restoring(const struct dispatch *self)
+{
+    return self->restoring;
 }
 
 void

@@ -50,7 +50,9 @@ enum dispatch_event_kind {
     EVENT_SWEEP,     /* who has not beaten lately */
     EVENT_TICK,      /* time has come to dispatch_deadline_ms() */
     EVENT_TERM,      /* Redis lost our term and we were elected again, memory intact: a new epoch */
-    EVENT_RESTORE,   /* Redis restarted: commit every live job and recent end again */
+    EVENT_RESTORE,   /* Redis lost its tail: commit every live job and recent end again, part by
+                        part; this is the first part, whatever was restored before */
+    EVENT_RESTORE_MORE, /* the next part, while dispatch_is_restoring() */
     EVENT_CLOSING,   /* an orderly stop begins: what is committed is told, nothing new is granted */
     EVENT_FAREWELL,  /* and ends: every peer is told that its session is over */
     EVENT_KIND_COUNT,
@@ -86,6 +88,7 @@ struct dispatch_event {
     uint32_t n_quiet;
     uint64_t epoch;      /* EVENT_TERM */
     uint32_t epoch_hash; /* EVENT_TERM */
+    uint32_t most;       /* EVENT_RESTORE, _MORE: jobs of this part; 0: LIMIT_RESTORE_CHUNK */
 };
 
 enum verdict {
@@ -109,6 +112,10 @@ enum verdict dispatch_step(struct dispatch *self, struct moment now,
                            const struct dispatch_event *event, struct effects *effects);
 /* Redis was found to be configured otherwise than at the start of the term. */
 void dispatch_set_durability(struct dispatch *self, enum durability durability);
+/* True until the last part of a restore has left. Meanwhile the caller commits OP_RESTOREs alone
+ * and keeps all other ops back, in order: a job's restored record is the one last told, and the
+ * transition that is on its way follows it. */
+bool dispatch_is_restoring(const struct dispatch *self);
 /* Monotonic time at which the next EVENT_TICK is due. */
 int64_t dispatch_deadline_ms(const struct dispatch *self);
 /* Asserts the invariants; slow, for tests. */

@@ -74,12 +74,12 @@ submit_refusal(const struct dispatch *self, const struct envelope *envelope, uin
 {
     uint32_t live = self->jobs.count - self->recent.count;
     uint64_t bytes = self->jobs.bytes + (uint64_t)live * STRUCTURE_BYTES;
-    if (live >= self->config.max_jobs ||
+    if (live >= self->config.max_jobs + MUTANT(OVERFULL) ||
         bytes + length + STRUCTURE_BYTES > self->config.max_bytes) {
         return REFUSAL_QUEUE_FULL;
     }
     const struct tenant *tenant = queue_tenant(&self->queue, envelope->tenant);
-    if (tenant == NULL || self->queue.tenants_live <= 1) {
+    if (tenant == NULL || self->queue.tenants_live <= 1 || MUTANT(NOSHARE)) {
         return REFUSAL_NONE;
     }
     uint64_t share = LIMIT_TENANT_SHARE_PERCENT;
@@ -208,7 +208,7 @@ job_grant(struct dispatch *self, uint32_t index, uint32_t slot)
     struct job *job = job_at(&self->jobs, index);
     struct worker *worker = &self->roster.workers[slot];
     job_dequeue(self, index);
-    queue_charge(&self->queue, job);
+    queue_charge(&self->queue, &worker->can, job);
     if (!MUTANT(NOATT) || job->header.grant == 0) {
         job->header.grant++;
     }
@@ -539,6 +539,7 @@ job_committed(struct dispatch *self, const struct dispatch_event *event)
         grant_committed(self, index);
         break;
     case PENDING_REQUEUE:
+        job->key = MUTANT(KEYANEW) ? queue_key(&self->queue, job) : job->key;
         job_enqueue(self, index);
         fail_answered(self, job);
         watch_tell(self, job);

@@ -24,6 +24,8 @@ struct dispatch {
     bool loaded;
     bool closing; /* nothing more is granted */
     bool rematch; /* a worker came free or went: look at all free ones once more */
+    bool restoring;
+    uint32_t restore_from; /* job slots before it are restored */
     int64_t adopt_until_ms;
     int64_t tick_ms, second_ms; /* next ones due */
     int64_t silence_from_ms;    /* silences are counted from here on at the earliest */
@@ -63,7 +65,8 @@ void job_enqueue(struct dispatch *self, uint32_t index);
 /* -- dispatch_rebuild.c -- */
 /* Puts a loaded record into memory. */
 enum verdict job_load(struct dispatch *self, const struct dispatch_event *event);
-void job_restore_all(struct dispatch *self);
+/* Commits the next `most` jobs again, the first ones if `first`. */
+void job_restore(struct dispatch *self, bool first, uint32_t most);
 void job_forget_recent(struct dispatch *self);
 
 /* -- dispatch_workers.c -- */

@@ -134,6 +134,7 @@ hello_capability(struct dispatch *self, const struct worker_hello *hello, struct
             can->models[can->n_models++] = model;
         }
     }
+    can->turns = queue_turns(&self->queue, can);
 }
 
 /* The job whose last lease this is, given to this worker's process; or NULL. */
@@ -332,6 +333,9 @@ worker_state(struct dispatch *self, uint32_t slot, const struct worker_state *st
         }
     }
     state_leases(self, worker, state);
+    if (worker->draining && state->pull > 0 && !MUTANT(DRAINONCE)) {
+        worker_send(self, worker, FRAME_DRAIN); /* it does not know: the first one was lost */
+    }
     roster_refresh(&self->roster, slot);
     if (self->now.mono_ms - worker->told_ms >= LIMIT_STATE_MS ||
         state->leases.count > worker->leases.count) {

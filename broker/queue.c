@@ -1,4 +1,5 @@
 #include "broker/queue.h"
+#include "common/mutant.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,7 +213,7 @@ queue_key(struct queue *self, const struct job *job)
     uint64_t *end = &self->tenants[job->tenant].end[job->header.class_];
     uint64_t now = self->virtual_time[job->header.class_];
     uint64_t key = *end > now ? *end : now;
-    *end = key + job->cost;
+    *end = key + (MUTANT(NOCOST) ? 0 : job->cost);
     return key;
 }
 
@@ -285,35 +286,62 @@ class_first(const struct queue *self, enum job_class class_, const struct capabi
     return best;
 }
 
+/* ---- turns of the classes ---- */
+
+bool
+capability_equal(const struct capability *a, const struct capability *b)
+{
+    return a->level == b->level && a->features == b->features && a->n_models == b->n_models &&
+           memcmp(a->models, b->models, a->n_models * sizeof a->models[0]) == 0;
+}
+
+uint32_t
+queue_turns(struct queue *self, const struct capability *who)
+{
+    for (uint32_t i = 0; i < self->n_turns; i++) {
+        if (capability_equal(&self->turns[i].can, who)) {
+            return i;
+        }
+    }
+    if (self->n_turns == LIMIT_KINDS) {
+        return table_hash(who->models, who->n_models * sizeof who->models[0]) % LIMIT_KINDS;
+    }
+    self->turns[self->n_turns] = (struct turns){ .can = *who };
+    return self->n_turns++;
+}
+
 static uint64_t
-class_pass(const struct queue *self, enum job_class class_)
+class_pass(const struct turns *turns, enum job_class class_)
 {
     /* a class that had nothing to do gains no turns by it */
-    return self->pass[class_] > self->pass_now ? self->pass[class_] : self->pass_now;
+    return turns->pass[class_] > turns->now ? turns->pass[class_] : turns->now;
 }
 
 uint32_t
 queue_pick(const struct queue *self, const struct capability *who, queue_avoids_fn avoids,
            const void *context)
 {
+    const struct turns *turns = &self->turns[who->turns];
     uint32_t best = JOB_NOBODY;
     uint64_t best_pass = UINT64_MAX;
     for (enum job_class class_ = CLASS_HIGH; class_ < CLASS_COUNT; class_++) {
         uint32_t first = class_first(self, class_, who, avoids, context);
-        if (first != JOB_NOBODY && class_pass(self, class_) < best_pass) {
+        uint64_t pass = MUTANT(NOTURNS) ? (uint64_t)class_ : class_pass(turns, class_);
+        if (first != JOB_NOBODY && pass < best_pass) {
             best = first;
-            best_pass = class_pass(self, class_);
+            best_pass = pass;
         }
     }
     return best;
 }
 
 void
-queue_charge(struct queue *self, const struct job *job)
+queue_charge(struct queue *self, const struct capability *who, const struct job *job)
 {
     enum job_class class_ = job->header.class_;
-    self->pass_now = class_pass(self, class_);
-    self->pass[class_] = self->pass_now + class_stride[class_];
+    struct turns *turns = &self->turns[who->turns];
+    turns->now = class_pass(turns, class_);
+    turns->pass[class_] = turns->now + class_stride[class_];
     if (self->virtual_time[class_] < job->key) {
         self->virtual_time[class_] = job->key;
     }

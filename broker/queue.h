@@ -6,7 +6,9 @@
  * in each class sorted by (key, sequence). The key is computed once, when the job is submitted, and
  * never changes: a requeued job takes its old place.
  *
- *   class    high, normal, low get turns 16 : 4 : 1 while all wait (stride scheduling)
+ *   class    high, normal, low get turns 16 : 4 : 1 while all wait (stride scheduling), counted
+ *            among workers that can do the same: turns that others had with jobs of their own are
+ *            nobody's loss
  *   tenant   start-time fair queueing: key = max(virtual time, end of the tenant's last job), which
  *            ends `cost` later; a tenant alone gets plain first come, first served
  *
@@ -27,6 +29,14 @@ struct capability {
     uint8_t n_models;
     uint16_t level; /* largest size, in PIXELS_PER_LEVEL, rounded down */
     uint32_t features;
+    uint32_t turns; /* from queue_turns() */
+};
+
+/* Stride scheduling of the classes among workers that can do the same. */
+struct turns {
+    struct capability can;
+    uint64_t pass[CLASS_COUNT]; /* the class with the least one is next */
+    uint64_t now;               /* pass of the last turn */
 };
 
 struct bucket {
@@ -54,8 +64,8 @@ struct queue {
     struct table tenants_by_name;
     uint64_t virtual_time[CLASS_COUNT];
     bool key_loaded[CLASS_COUNT]; /* virtual time is the least key of a rebuild */
-    uint64_t pass[CLASS_COUNT];   /* stride scheduling */
-    uint64_t pass_now;
+    struct turns turns[LIMIT_KINDS];
+    uint32_t n_turns;
     uint32_t queued; /* jobs in trees */
 };
 
@@ -85,9 +95,14 @@ void queue_remove(struct queue *self, uint32_t index);
 typedef bool (*queue_avoids_fn)(const void *context, const struct job *job);
 uint32_t queue_pick(const struct queue *self, const struct capability *who, queue_avoids_fn avoids,
                     const void *context);
-/* The job was granted: moves virtual time and the class's turn on. */
-void queue_charge(struct queue *self, const struct job *job);
+/* The job was granted to a worker of this capability: moves virtual time and the class's turn on.
+ */
+void queue_charge(struct queue *self, const struct capability *who, const struct job *job);
+/* Whose turns count together with those of a worker of this capability: for its `turns`. The 65th
+ * kind of worker shares with another one. */
+uint32_t queue_turns(struct queue *self, const struct capability *who);
 
+bool capability_equal(const struct capability *a, const struct capability *b);
 bool bucket_fits(const struct bucket *bucket, const struct capability *who);
 /* Jobs and cost ahead of a queued job among those that one of the `n` capabilities which can take
  * it can take: of its class those before it, of higher classes all (cost only). */

@@ -1,4 +1,5 @@
 #include "broker/roster.h"
+#include "common/mutant.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,22 +66,44 @@ roster_by_name(const struct roster *self, struct slice name)
     return table_find(&self->by_name, table_hash(name.bytes, name.length), name_matches, &sought);
 }
 
+/* A slot that nobody uses: the one that this worker had, if it is still there; one whose worker is
+ * to drain when it comes back only if all others are taken. */
+static uint32_t
+slot_free(const struct roster *self, struct slice name)
+{
+    uint32_t drained = LIMIT_WORKERS;
+    uint32_t other = self->n_workers;
+    for (uint32_t slot = 0; slot < self->n_workers; slot++) {
+        const struct worker *worker = &self->workers[slot];
+        if (worker->used) {
+            continue;
+        }
+        if (slice_is(name, worker->name)) {
+            return slot;
+        }
+        drained = worker->draining ? slot : drained;
+        other = other == self->n_workers && !worker->draining ? slot : other;
+    }
+    return other < LIMIT_WORKERS ? other : drained;
+}
+
 uint32_t
 roster_add(struct roster *self, struct slice name)
 {
     assert(name.length <= LIMIT_WORKER_NAME);
-    uint32_t slot = 0;
-    while (slot < self->n_workers && self->workers[slot].used) {
-        slot++;
-    }
+    uint32_t slot = slot_free(self, name);
     if (slot == LIMIT_WORKERS ||
         !table_add(&self->by_name, table_hash(name.bytes, name.length), slot)) {
         return ROSTER_NOBODY;
     }
-    self->n_workers += slot == self->n_workers;
     struct worker *worker = &self->workers[slot];
-    *worker =
-        (struct worker){ .used = true, .free_previous = ROSTER_NOBODY, .free_next = ROSTER_NOBODY };
+    bool back = slot < self->n_workers && slice_is(name, worker->name);
+    self->n_workers += slot == self->n_workers;
+    *worker = (struct worker){ .used = true,
+                               .draining = back && worker->draining,
+                               .incarnation = back ? worker->incarnation : 0,
+                               .free_previous = ROSTER_NOBODY,
+                               .free_next = ROSTER_NOBODY };
     job_list_setup(&worker->leases);
     memcpy(worker->name, name.bytes, name.length);
     return slot;
@@ -126,13 +149,6 @@ roster_remove(struct roster *self, uint32_t slot)
     worker->used = false;
 }
 
-static bool
-can_the_same(const struct capability *a, const struct capability *b)
-{
-    return a->level == b->level && a->features == b->features && a->n_models == b->n_models &&
-           memcmp(a->models, b->models, a->n_models * sizeof a->models[0]) == 0;
-}
-
 void
 roster_count_kinds(struct roster *self)
 {
@@ -143,7 +159,7 @@ roster_count_kinds(struct roster *self)
             continue;
         }
         uint32_t k = 0;
-        while (k < self->n_kinds && !can_the_same(&self->kinds[k].can, &worker->can)) {
+        while (k < self->n_kinds && !capability_equal(&self->kinds[k].can, &worker->can)) {
             k++;
         }
         if (k == LIMIT_KINDS) {
@@ -162,7 +178,8 @@ roster_count_kinds(struct roster *self)
 uint32_t
 worker_credit(const struct worker *worker)
 {
-    if (worker->session == 0 || worker->draining || worker->quiet || worker->pull == 0) {
+    if (worker->session == 0 || (worker->draining && !MUTANT(DRAINPULL)) || worker->quiet ||
+        worker->pull == 0) {
         return 0;
     }
     uint32_t on_the_way = worker->sent_jobs - worker->last_job + worker->granting;

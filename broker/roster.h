@@ -74,7 +74,9 @@ void roster_clear(struct roster *self);
 uint32_t roster_by_session(const struct roster *self,
                            uint64_t session); /* a worker, or ROSTER_NOBODY */
 uint32_t roster_by_name(const struct roster *self, struct slice name);
-/* A slot for a new worker of this name. ROSTER_NOBODY: LIMIT_WORKERS are there. */
+/* A slot for a worker of this name that has none. If its last one was not given away meanwhile, its
+ * process is still known by number, and whether it was told to drain. ROSTER_NOBODY: LIMIT_WORKERS
+ * are there. */
 uint32_t roster_add(struct roster *self, struct slice name);
 /* Opens a session in the slot (ending an older one) / ends its session. */
 bool roster_open(struct roster *self, uint32_t slot, uint64_t session, const struct peer *peer);

@@ -36,7 +36,10 @@ struct store {
     bool asking;                 /* what Redis knows is not known: nothing is sent */
     bool full;                   /* its disk is: nothing is sent until the next sweep */
     bool told_full;              /* logged, until a batch is taken again */
+    uint64_t connection;         /* on which our numbers hold: nothing is sent on a newer one */
     struct op_queue waiting;
+    bool restoring;       /* on_restore has more: only OP_RESTOREs wait and are in flight */
+    struct op_queue held; /* while restoring: what follows it */
     struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
     struct message message;
     bool sweeping;
@@ -53,6 +56,7 @@ store_free(struct store *self)
         batch_answer_destroy(&self->flight[i].answer);
     }
     op_queue_clear(&self->waiting);
+    op_queue_clear(&self->held);
     message_destroy(&self->message);
     record_unpacker_destroy(&self->unpacker);
     kick_destroy(&self->kick);
@@ -157,6 +161,7 @@ batch_send(struct store *self, struct batch *batch)
 }
 
 static void refuse_submits(struct store *self, struct op_queue *queue);
+static void restore_more(struct store *self);
 
 static void
 store_flush(void *context)
@@ -166,13 +171,17 @@ store_flush(void *context)
     if (self->full) {
         refuse_submits(self, &self->waiting);
     }
+    if (self->restoring && !self->asking && self->waiting.count < LIMIT_BATCH_OPS) {
+        restore_more(self);
+    }
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead && !self->asking && !self->full;
          i++) {
         struct batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
             batch_fill(self, batch);
         }
-        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis)) {
+        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis) &&
+            self->connection == redis_client_connection(self->redis)) {
             batch_send(self, batch);
         }
     }
@@ -182,7 +191,9 @@ store_flush(void *context)
 void
 store_commit(struct store *self, const struct op *op)
 {
-    op_queue_append(&self->waiting, op_pack(op, self->retention_s, &self->unpacker));
+    bool held = self->restoring && op->kind != OP_RESTORE;
+    op_queue_append(held ? &self->held : &self->waiting,
+                    op_pack(op, self->retention_s, &self->unpacker));
     kick_now(self->kick);
 }
 
@@ -193,6 +204,8 @@ store_up(struct store *self)
 {
     if (self->asking) {
         ask_last(self); /* the connection was lost before it was answered */
+    } else {
+        self->connection = redis_client_connection(self->redis);
     }
     kick_now(self->kick);
 }
@@ -200,7 +213,7 @@ store_up(struct store *self)
 uint32_t
 store_unanswered(const struct store *self)
 {
-    uint32_t n = self->waiting.count;
+    uint32_t n = self->waiting.count + self->held.count;
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         n += self->flight[i].ops.count;
     }
@@ -419,6 +432,42 @@ queue_move(struct op_queue *to, struct op_queue *from)
     }
 }
 
+/* Keeps back what is not a restore; a restore that was cut short begins anew. */
+static void
+hold(struct op_queue *held, struct op_queue *from)
+{
+    for (struct packed_op *op; (op = op_queue_take(from)) != NULL;) {
+        if (op->kind == OP_RESTORE) {
+            free(op);
+        } else {
+            op_queue_append(held, op);
+        }
+    }
+}
+
+static void
+restore_part(struct store *self, bool first)
+{
+    self->restoring = true; /* so that what else this commits is held */
+    bool more = self->events.on_restore(self->events.context, first);
+    if (self->dead) {
+        return;
+    }
+    self->restoring = more;
+    if (!more) {
+        queue_move(&self->waiting, &self->held);
+    }
+}
+
+static void
+restore_more(struct store *self)
+{
+    restore_part(self, false);
+    if (!self->dead && self->restoring && self->waiting.count < LIMIT_BATCH_OPS) {
+        kick_now(self->kick); /* a part with few jobs: the next one in the next turn */
+    }
+}
+
 /* Redis lacks batches that it had acknowledged: everything is committed again, then what waits. */
 static void
 restore(struct store *self, uint64_t last)
@@ -426,17 +475,18 @@ restore(struct store *self, uint64_t last)
     struct op_queue held;
     op_queue_setup(&held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
-        queue_move(&held, &self->flight[i].ops);
+        hold(&held, &self->flight[i].ops);
         batch_lost(&self->flight[i]);
         self->flight[i].n = 0;
         self->flight[i].sent = false;
     }
-    queue_move(&held, &self->waiting);
+    hold(&held, &self->waiting);
+    queue_move(&held, &self->held);
+    queue_move(&self->held, &held);
     log_warn("redis-lost-tail batches=%llu", (unsigned long long)(self->answered_n - last));
     self->next_n = last + 1;
     self->answered_n = last;
-    self->events.on_tail_lost(self->events.context);
-    queue_move(&self->waiting, &held);
+    restore_part(self, true);
 }
 
 static void
@@ -448,6 +498,7 @@ on_last(void *context, const redisReply *reply)
     if (!self->dead && reply != NULL && reply->type != REDIS_REPLY_ERROR) {
         uint64_t last = reply->type == REDIS_REPLY_STRING ? strtoull(reply->str, NULL, 10) : 0;
         self->asking = false;
+        self->connection = redis_client_connection(self->redis);
         if (last < self->answered_n) {
             restore(self, last);
         }
@@ -624,10 +675,12 @@ store_new(struct store **out, struct reactor *reactor, const struct store_config
         return -ENOMEM;
     }
     op_queue_setup(&self->waiting);
+    op_queue_setup(&self->held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         op_queue_setup(&self->flight[i].ops);
     }
     self->redis = config->redis;
+    self->connection = redis_client_connection(self->redis);
     self->replicas = config->replicas;
     self->retention_s = self->full_retention_s = config->retention_s;
     self->events = *events;

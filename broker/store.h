@@ -19,8 +19,12 @@
  * With `replicas` a batch counts as committed only when as many replicas have confirmed it (WAIT,
  * LIMIT_WAIT_MS): until then nothing of it is told. Fewer: on_unreplicated, and nothing more.
  *
+ * On a new connection nothing is sent before store_up() or store_restarted(): a batch numbered for a
+ * Redis that has lost its tail would, delivered late, take the number of another one.
+ *
  * After a restart of Redis the number of its last batch is read first. If batches that it had
- * acknowledged are gone, on_tail_lost asks for a restore, and what was in flight follows it.
+ * acknowledged are gone, on_restore is asked for everything again, part by part as the parts leave;
+ * what was in flight, and what is committed meanwhile, is kept back until they all have left.
  *
  * The store serves one term: it is made when the election is won and destroyed when the term ends.
  */
@@ -39,9 +43,9 @@ struct store_events {
     /* Workers that have not beaten for LIMIT_SUSPECT_MS, at Redis TIME redis_ms. */
     void (*on_sweep)(void *context, uint64_t redis_ms, const struct quiet_worker *quiet,
                      uint32_t n);
-    /* Redis came back without its last transitions: the callee commits with OP_RESTORE, now, all
-     * that it knows; these go before everything that waits. */
-    void (*on_tail_lost)(void *context);
+    /* Redis came back without its last transitions: the callee commits with OP_RESTORE, now, the
+     * next part of all that it knows, from the start if `first`. False: that was the last part. */
+    bool (*on_restore)(void *context, bool first);
     /* Somebody else leads: everything undone is void. The callee destroys the store. */
     void (*on_fenced)(void *context);
     /* Only so many replicas have a batch: this Redis may be the wrong side of a partition. What was

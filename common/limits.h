@@ -17,6 +17,8 @@ enum {
     LIMIT_RECENT_MS = 5000,    /* ended jobs stay in memory for a re-commit. rules 3 */
     LIMIT_RECENT_JOBS = 65536, /* and no more of them than this (choice) */
     LIMIT_EXPIRIES_PER_STEP = 256, /* rules 2 */
+    LIMIT_RESTORE_CHUNK = 256,     /* jobs of one step of a restore: a batch (choice) */
+    LIMIT_RESTORE_LOOK = 20000,    /* and job slots looked at for them (choice) */
     LIMIT_TENANTS = 65536,         /* with live jobs or unpaid virtual time (choice) */
     LIMIT_MODEL_NAMES = 1024,      /* distinct ones seen by one broker (choice) */
     LIMIT_KINDS = 64,              /* sorts of workers that estimates tell apart (choice) */

@@ -58,7 +58,8 @@ struct redis_client {
     int64_t connect_ms;
     int64_t pause_ms;
     enum trouble logged;
-    bool announced; /* on_up was called */
+    bool announced;       /* on_up was called */
+    uint64_t connections; /* for which it was */
     bool dead;
     char why[160]; /* the connection was or is being ended */
     char run_id[64];
@@ -337,6 +338,7 @@ on_info(void *context, const redisReply *reply)
     snprintf(self->run_id, sizeof self->run_id, "%.*s", (int)strcspn(run_id, "\r\n"), run_id);
     self->state = CLIENT_UP;
     self->announced = true;
+    self->connections++;
     self->pause_ms = RECONNECT_MIN_MS;
     self->logged = TROUBLE_NONE;
     self->why[0] = '\0';
@@ -538,6 +540,12 @@ bool
 redis_client_is_up(const struct redis_client *self)
 {
     return self->state == CLIENT_UP && !self->dead;
+}
+
+uint64_t
+redis_client_connection(const struct redis_client *self)
+{
+    return self->connections;
 }
 
 void

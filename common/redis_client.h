@@ -46,6 +46,8 @@ int redis_client_new(struct redis_client **out, struct reactor *reactor, const c
  */
 void redis_client_destroy(struct redis_client **self_p);
 bool redis_client_is_up(const struct redis_client *self);
+/* Which connection that is: counts them. */
+uint64_t redis_client_connection(const struct redis_client *self);
 /* Sends one command. If it cannot be sent, fn is called (with NULL) before this returns. fn may be
  * NULL. argv and lengths are copied. */
 void redis_client_command(struct redis_client *self, redis_reply_fn fn, void *context, int argc,

@@ -6,7 +6,7 @@
 #     lint         tests/lint.sh                                   build-gcc, build-clang   warnings are errors
 #     unit         every Criterion test                            fuzz                     each decoder, FUZZ_SECONDS (30)
 #     sanitizers   unit and a short system run under ASan + UBSan  system                   real processes
-#     storm        both cores in simulated worlds, STORM_SEEDS (1500)
+#     storm        both cores in simulated worlds, STORM_SEEDS (6000); the mutants and the model of the protocol
 #     chaos        real processes, killed, paused, cut off and starved in every phase of a job
 #     instances    the simulated and the reference instance; installs PyTorch (CPU) into the cache once
 #
@@ -110,7 +110,9 @@ suite_system() {
 
 suite_storm() {
     build_gcc || { failed=$((failed + 1)); return; }
-    count_one "$build_root/gcc/tests/storm/storm" --seeds "${STORM_SEEDS:-1500}"
+    count_one "$build_root/gcc/tests/storm/storm" --seeds "${STORM_SEEDS:-6000}" --jobs "$cores"
+    count_one "$source_dir/tests/storm/mutants.sh" "$build_root/gcc"
+    count_one "$source_dir/tests/storm/model.sh"
 }
 
 suite_chaos() {

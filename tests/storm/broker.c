@@ -92,7 +92,7 @@ broker_step(struct broker_host *self, const struct dispatch_event *event)
             send_frame(self, &effect->peer, &effect->frame);
             break;
         case EFFECT_COMMIT:
-            check_order(self, &effect->op);
+            check_op(self, &effect->op);
             store_commit(self, &effect->op);
             break;
         case EFFECT_READ:
@@ -203,6 +203,25 @@ lost(struct broker_host *self)
     term_end(self);
 }
 
+/* The connection is made anew: what was written is perhaps nowhere else. */
+void
+broker_short(struct broker_host *self)
+{
+    trace("broker %u: too few replicas", self->index);
+    lost(self);
+    edge_break(&self->redis);
+}
+
+static void
+on_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    if (reply != NULL && reply->number == 0 && self->standing == STANDING_LEADING &&
+        self->token.random == command->token.random) {
+        broker_short(self);
+    }
+}
+
 static void renew(struct broker_host *self);
 
 static void
@@ -285,6 +304,7 @@ on_records(void *owner, const struct command *command, const struct reply *reply
     for (uint32_t i = 0; i < command->n_ids; i++) {
         struct job_record record;
         if (record_of(&reply->records[i], &record)) {
+            self->has_loaded = true;
             enum verdict verdict =
                 broker_step(self, &(struct dispatch_event){ .kind = EVENT_LOAD,
                                                             .id = job_named(command->ids[i]),
@@ -336,7 +356,7 @@ on_elected(struct broker_host *self, uint64_t sequence)
         .epoch_hash = epoch_hash(text),
         .sequence = sequence,
         .max_jobs = storm.max_jobs,
-        .max_bytes = 1 << 24,
+        .max_bytes = storm.max_bytes,
         .retention_s = 3600,
         .name = names[self->index],
         .upload_key = key,
@@ -344,7 +364,12 @@ on_elected(struct broker_host *self, uint64_t sequence)
     int rc = dispatch_new(&self->dispatch, &config);
     assert(rc == 0);
     self->term++;
-    self->sweeping = false;
+    self->has_loaded = self->sweeping = false;
+    for (uint32_t i = 0; i < BROKERS; i++) {
+        if (i != self->index && storm.brokers[i].process.up && storm.brokers[i].dispatch != NULL) {
+            fault(FAULT_TWO_LEADERS);
+        }
+    }
     store_open(self, &self->token);
     self->rebuilding = true;
     if (chance(storm.weather.early_door)) { /* workers may come while the rebuild goes on */
@@ -424,15 +449,60 @@ renew(struct broker_host *self)
     command->broker = self->index;
     memcpy(command->doors, self->doors, sizeof command->doors);
     edge_send(command);
+    if (storm.redis.replicated) {
+        struct command *wait = edge_command(&self->redis, COMMAND_WAIT, on_waited, self);
+        wait->token = self->token;
+        edge_send(wait);
+    }
 }
 
 static void
 on_polled(struct broker_host *self)
 {
-    if (storm.now_ms - self->polled_ms > 300) {
+    if (storm.now_ms - self->polled_ms > 300 && !MUTANT(NOGAP)) {
         self->polls_from_ms = storm.now_ms; /* what happened meanwhile is not known */
     }
     self->polled_ms = storm.now_ms;
+}
+
+static void
+won(struct broker_host *self, const struct reply *reply)
+{
+    bool regaining = self->standing == STANDING_REGAINING;
+    if (regaining && reply->token.number > self->token.number) {
+        lost(self); /* somebody led after us: our memory is old */
+        regaining = false;
+    }
+    self->token = reply->token;
+    self->term_run = self->seen_run;
+    self->standing = STANDING_LEADING;
+    if (regaining) {
+        on_regained(self, reply->number);
+    } else {
+        on_elected(self, reply->number);
+    }
+}
+
+/* An election counts when a replica has it. */
+static void
+on_elect_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    self->asked = false;
+    bool regaining = self->standing == STANDING_REGAINING;
+    if (reply == NULL || (self->standing != STANDING_STANDBY && !regaining)) {
+        return;
+    }
+    if (reply->number == 0) {
+        trace("broker %u: elected, and no replica has it", self->index);
+        if (regaining) {
+            lost(self);
+        }
+        edge_break(&self->redis);
+        return;
+    }
+    on_polled(self);
+    won(self, command->won);
 }
 
 static void
@@ -457,18 +527,15 @@ on_elect(void *owner, const struct command *command, const struct reply *reply)
         }
         return;
     }
-    if (regaining && reply->token.number > self->token.number) {
-        lost(self); /* somebody led after us: our memory is old */
-        regaining = false;
+    if (storm.redis.replicated) {
+        self->asked = true;
+        struct command *wait = edge_command(&self->redis, COMMAND_WAIT, on_elect_waited, self);
+        wait->won = sim_memory(sizeof *wait->won);
+        *wait->won = *reply;
+        edge_send(wait);
+        return;
     }
-    self->token = reply->token;
-    self->term_run = self->seen_run;
-    self->standing = STANDING_LEADING;
-    if (regaining) {
-        on_regained(self, reply->number);
-    } else {
-        on_elected(self, reply->number);
-    }
+    won(self, reply);
 }
 
 static void
@@ -529,7 +596,9 @@ on_up(void *owner)
 {
     struct broker_host *self = owner;
     self->seen_run = storm.redis.run;
-    self->polls_from_ms = storm.now_ms; /* a new connection may be to a Redis that lost its tail */
+    if (!MUTANT(NOGAP)) {
+        self->polls_from_ms = storm.now_ms; /* it may be to a Redis that lost its tail */
+    }
     self->asked = false;
     edge_send(edge_command(&self->redis, COMMAND_HANDSHAKE, on_handshake, self));
 }
@@ -568,6 +637,35 @@ broker_crash(struct broker_host *self)
     self->redis.up = false;
     self->redis.connection++;
     net_break_host(self->process.host, storm.now_ms);
+}
+
+static void
+on_resigned(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *self = owner;
+    (void)command;
+    (void)reply;
+    trace("broker %u: stopped", self->index);
+    self->process.up = false;
+    self->process.life++;
+    self->redis.up = false;
+    self->redis.connection++;
+}
+
+void
+broker_stop(struct broker_host *self)
+{
+    bool leads = self->standing == STANDING_LEADING && !MUTANT(NORESIGN);
+    trace("broker %u: stops", self->index);
+    term_end(self);
+    self->standing = STANDING_OFFLINE;
+    if (!leads) {
+        on_resigned(self, NULL, NULL);
+        return;
+    }
+    struct command *command = edge_command(&self->redis, COMMAND_RESIGN, on_resigned, self);
+    command->token = self->token;
+    edge_send(command);
 }
 
 struct broker_host *

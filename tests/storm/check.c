@@ -93,8 +93,9 @@ remember(uint32_t job, const struct record *after)
     if (header->revision < PAST) {
         truth->past[header->revision] = header->state;
     }
-    if (!truth->ever) {
+    if (!truth->ever || (truth->unpromised && header->revision == 1)) {
         truth->ever = true;
+        truth->unpromised = false;
         truth->key = envelope_key(after);
         truth->sequence = header->sequence;
     }
@@ -104,7 +105,7 @@ remember(uint32_t job, const struct record *after)
     if (header->state == JOB_RUNNING) {
         truth->grants[header->grant].worker = header->worker;
         truth->grants[header->grant].epoch = header->epoch;
-        storm.total_grants++;
+        totals.grants++;
     }
     if (job_is_terminal(header->state)) {
         truth->ended = header->state;
@@ -117,6 +118,7 @@ remember(uint32_t job, const struct record *after)
 void
 check_write(uint32_t job, const struct record *before, const struct record *after)
 {
+    storm.touched = true;
     const struct job_header *header = &after->header;
     bool restored = !before->exists || header->revision > before->header.revision + 1;
     if (before->exists && job_is_terminal(before->header.state)) {
@@ -153,14 +155,51 @@ check_told_end(uint32_t job)
 void
 check_lost(const struct redis_data *before, const struct redis_data *after)
 {
+    storm.touched = true;
     for (uint32_t job = 1; job < JOBS; job++) {
         const struct record *was = &before->records[job];
         const struct record *is = &after->records[job];
         if (was->exists && (!is->exists || is->header.revision < was->header.revision)) {
             storm.truth[job].lost_revision = was->header.revision;
+            storm.truth[job].unpromised = !is->exists && !storm.truth[job].accepted;
             trace("job %u falls from revision %u to %u", job, was->header.revision,
                   is->exists ? is->header.revision : 0);
         }
+    }
+}
+
+/* The replica is the master now. What it lacks was promised to nobody: it never was. */
+void
+check_promoted(const struct redis_data *before, const struct redis_data *after)
+{
+    storm.touched = true;
+    for (uint32_t job = 1; job < JOBS; job++) {
+        const struct record *was = &before->records[job];
+        const struct record *is = &after->records[job];
+        struct truth *truth = &storm.truth[job];
+        uint32_t revision = is->exists ? is->header.revision : 0;
+        if (!was->exists || revision == was->header.revision) {
+            continue;
+        }
+        if (truth->accepted && !is->exists) {
+            broken("job %u was accepted, and the new master does not know it", job);
+        }
+        if (truth->ended_told) {
+            broken("job %u ended %s and was told so, and is %s at the new master", job,
+                   job_state_name(truth->ended), job_state_name(is->header.state));
+        }
+        for (uint32_t i = 0; i < GATEWAYS; i++) {
+            if (truth->told_ever[i] > revision) {
+                broken("job %u: revision %u was told, the new master has %u", job,
+                       truth->told_ever[i], revision);
+            }
+        }
+        trace("job %u falls back from revision %u to %u", job, was->header.revision, revision);
+        for (uint32_t i = revision + 1; i < PAST; i++) {
+            truth->past[i] = 0;
+        }
+        truth->ended = 0;
+        truth->ever = is->exists;
     }
 }
 
@@ -180,6 +219,10 @@ check_recovering(void)
 void
 check_redis(void)
 {
+    if (!storm.touched) {
+        return; /* neither a record nor what was promised has changed since */
+    }
+    storm.touched = false;
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
         const struct record *record = &storm.redis.data.records[job];
         const struct truth *truth = &storm.truth[job];
@@ -216,6 +259,9 @@ check_entry(const struct frame *frame, uint8_t gateway, const struct job_entry *
                truth->told_revision[gateway]);
     }
     truth->told_revision[gateway] = entry->header.revision;
+    truth->told_ever[gateway] = entry->header.revision > truth->told_ever[gateway]
+                                    ? entry->header.revision
+                                    : truth->told_ever[gateway];
     if (entry->header.revision >= PAST ||
         truth->past[entry->header.revision] != entry->header.state) {
         broken("job %u: %s, revision %u, was told and never written", job,
@@ -234,6 +280,7 @@ check_to_gateway(const struct peer *to, const struct frame *frame)
             broken("job %u: ACCEPTED before its commit", job);
         }
         truth->accepted = true;
+        storm.touched = true;
     } else if (frame->kind == FRAME_ANSWER) {
         uint32_t job = job_number(&frame->answer.id);
         const struct record *record = &storm.redis.data.records[job];
@@ -257,6 +304,20 @@ check_to_gateway(const struct peer *to, const struct frame *frame)
         for (uint32_t i = 0; i < frame->jobs.entries.count; i++) {
             check_entry(frame, gateway, &entries[i]);
         }
+    }
+}
+
+static void
+check_of_queue(const struct broker_host *broker, const struct frame *frame)
+{
+    if (frame->kind == FRAME_REFUSED) {
+        check_refused(broker, &frame->refused);
+    } else if (frame->kind == FRAME_ADMIN_ANSWER && frame->admin_answer.found &&
+               storm.n_drained < DRAINED) {
+        const struct roster *roster = &broker->dispatch->roster;
+        uint32_t slot = roster_by_name(roster, frame->admin_answer.worker);
+        storm.drained[storm.n_drained++] =
+            (struct drained){ broker->index, broker->term, roster->workers[slot].incarnation };
     }
 }
 
@@ -300,10 +361,10 @@ check_to_worker(const struct worker_host *worker, const struct frame *frame)
 void
 check_sent(const struct broker_host *broker, const struct peer *to, const struct frame *frame)
 {
-    (void)broker;
     uint8_t host = net_host(to);
     if (to->side == DOOR_GATEWAYS) {
         check_to_gateway(to, frame);
+        check_of_queue(broker, frame);
     } else if (host >= HOST_WORKER && host < HOST_GATEWAY) {
         check_to_worker(&storm.workers[host - HOST_WORKER], frame);
     }
@@ -334,7 +395,9 @@ check_answered(const struct worker_host *worker, const struct frame *frame)
         if (!ack && (accepted || current)) {
             broken("job %u: %s hears STALE for its good lease %u", job, worker->name, lease->grant);
         }
-        if (ack && held->state == HELD_DONE && !accepted) {
+        /* An ACK of its FAIL and a JOB that both came twice: a lease that ended is drawn again. */
+        bool twice = storm.weather.duplicate > 0 && !current;
+        if (ack && held->state == HELD_DONE && !accepted && !twice) {
             broken("job %u: %s hears ACK for a result that is not stored", job, worker->name);
         }
         if (ack && current) {
@@ -387,36 +450,6 @@ check_stored(const struct worker_host *worker, const struct lease *lease, uint8_
     }
 }
 
-/* ---- order ---- */
-
-/* A granted job was the first of its class among those that the same workers can take. */
-void
-check_order(const struct broker_host *broker, const struct op *op)
-{
-    const struct dispatch *core = broker->dispatch;
-    if (op->kind != OP_TOUCH || op->header.state != JOB_RUNNING) {
-        return;
-    }
-    uint32_t index = jobs_find(&core->jobs, &op->id);
-    if (index == JOB_NOBODY) {
-        return;
-    }
-    const struct job *granted = job_at(&core->jobs, index);
-    for (uint32_t i = 0; i < core->jobs.n_used; i++) {
-        const struct job *other = job_at(&core->jobs, i);
-        bool waits = other->request != NULL && other->pending == PENDING_NONE &&
-                     other->header.state == JOB_QUEUED && other->bucket == granted->bucket &&
-                     other->header.class_ == granted->header.class_ && other->ordeal == NULL;
-        bool before =
-            other->key < granted->key ||
-            (other->key == granted->key && other->header.sequence < granted->header.sequence);
-        if (waits && before) {
-            broken("job %u is granted before job %u, which stands before it",
-                   job_number(&granted->id), job_number(&other->id));
-        }
-    }
-}
-
 /* ---- the end ---- */
 
 /* For the reader of a replay: how the leader sees a job that does not end. */
@@ -449,6 +482,36 @@ describe(uint32_t job)
           leader->store.asking, leader->store.waiting.count, leader->store.flight[0].count);
 }
 
+/* A worker that the leader said it drained: it has heard of it and gone, sooner or later. */
+bool
+check_draining(const struct worker_host *worker)
+{
+    const struct broker_host *leader = broker_leader();
+    for (uint32_t i = 0; i < storm.n_drained && leader != NULL && worker->agent != NULL; i++) {
+        const struct drained *drained = &storm.drained[i];
+        if (drained->broker == leader->index && drained->term == leader->term &&
+            drained->incarnation == agent_incarnation(worker->agent)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Nothing went wrong: workers were drained, brokers stopped in order. No client notices. */
+static void
+check_calm(void)
+{
+    for (uint32_t job = 1; job <= storm.n_jobs && storm.weather.calm; job++) {
+        const struct record *record = &storm.redis.data.records[job];
+        if (storm.tickets[job].state == TICKET_WITHDRAWN) {
+            broken("job %u: its client got no answer in time, and nothing went wrong", job);
+        }
+        if (record->exists && record->header.state == JOB_FAILED) {
+            broken("job %u failed, and nothing went wrong", job);
+        }
+    }
+}
+
 void
 check_end(void)
 {
@@ -465,11 +528,12 @@ check_end(void)
             broken("job %u ended %s and is %s", job, job_state_name(storm.truth[job].ended),
                    job_state_name(record->header.state));
         }
-        storm.total_ended[record->header.state]++;
+        totals.ended[record->header.state]++;
     }
     if (!gateway_is_quiet()) {
         broken("a client waits for an answer for ever");
     }
+    check_calm();
     for (uint32_t i = 0; i < WORKERS; i++) {
         if (!worker_is_empty(&storm.workers[i])) {
             for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
@@ -479,6 +543,9 @@ check_end(void)
                 }
             }
             broken("worker %s(%u) holds a lease for ever", storm.workers[i].name, i);
+        }
+        if (worker_is_leaving(&storm.workers[i]) || check_draining(&storm.workers[i])) {
+            broken("worker %s(%u) was drained and never leaves", storm.workers[i].name, i);
         }
     }
     struct broker_host *leader = broker_leader();

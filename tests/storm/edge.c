@@ -33,6 +33,11 @@ try_connect(void *owner, void *data)
         return;
     }
     self->up = true;
+    self->reign = storm.redis.reign - (storm.redis.old_lives && storm.redis.sees_old[host]);
+    self->written = 0;
+    self->wait = NULL;
+    self->behind = NULL; /* what lay in the buffer of the old connection is gone */
+    self->behind_last = &self->behind;
     self->connection = any64();
     self->fifo[0] = self->fifo[1] = 0;
     if (self->on_up != NULL) {
@@ -128,33 +133,22 @@ edge_redis_stopped(struct redis_link *self)
     }
 }
 
-/* The command reaches Redis. */
-static void
-on_command(void *owner, void *data)
+/* It runs; its reply is on its way. False: a WAIT that is not over. */
+static bool
+run(struct redis_link *self, struct command *command)
 {
-    struct command *command = data;
-    struct redis_link *self = owner;
-    bool abandoned = command->connection != self->connection || !self->up;
-    if (abandoned && !command->late) {
-        command->late = true;
-        if (!chance(500)) {
-            return;
-        }
-        if (chance(storm.weather.late_copy)) { /* it lay in a buffer */
-            sim_at(storm.now_ms + between(1, 4000), &storm.redis.process, on_command, self,
-                   command);
-            return;
-        }
-    }
-    if (storm.weather.faults_on && chance(storm.weather.slow_redis)) {
-        storm.redis.process.paused_until = storm.now_ms + between(1, 700);
-    }
     struct answer_event *answer = sim_memory(sizeof *answer);
     answer->command = command;
-    redis_execute(command, &answer->reply);
+    if (!redis_execute(command, &answer->reply)) {
+        return false;
+    }
     if (storm.weather.faults_on && chance(storm.weather.lose_reply)) {
+        fault(FAULT_REPLY_LOST);
+        if (command->kind == COMMAND_COMMIT && command->n <= LOST_AT) {
+            totals.lost_at[command->n - 1]++;
+        }
         lose(self, command->connection);
-        return;
+        return true;
     }
     int64_t at = storm.now_ms + net_delay_ms();
     uint8_t host = self->process->host;
@@ -164,6 +158,86 @@ on_command(void *owner, void *data)
     at = at < self->fifo[1] ? self->fifo[1] : at;
     self->fifo[1] = at;
     sim_at(at, self->process, on_answer, self, answer);
+    return true;
+}
+
+enum { WAIT_MS = 900 }; /* below LIMIT_REDIS_MS: too few replicas are no broken connection */
+
+static void
+wait_begins(struct redis_link *self, struct command *command)
+{
+    command->wait_until = storm.now_ms + WAIT_MS;
+    self->wait = command;
+}
+
+/* The WAIT, and when it is over what lies behind it. */
+static void
+on_wait(void *owner, void *data)
+{
+    struct redis_link *self = owner;
+    struct command *command = data;
+    while (command == self->wait) {
+        if (!run(self, command)) {
+            sim_at(storm.now_ms + 1, &storm.redis.process, on_wait, self, command);
+            return;
+        }
+        self->wait = NULL;
+        for (command = self->behind; command != NULL; command = command->next_behind) {
+            self->behind = command->next_behind;
+            if (command->kind == COMMAND_WAIT) {
+                wait_begins(self, command);
+                break;
+            }
+            run(self, command);
+        }
+        self->behind_last = self->behind == NULL ? &self->behind : self->behind_last;
+        if (command == NULL) {
+            return;
+        }
+    }
+}
+
+static bool
+master_is(uint32_t reign)
+{
+    return reign == storm.redis.reign || (storm.redis.old_lives && reign + 1 == storm.redis.reign);
+}
+
+/* The command reaches Redis. */
+static void
+on_command(void *owner, void *data)
+{
+    struct command *command = data;
+    struct redis_link *self = owner;
+    bool abandoned = command->connection != self->connection || !self->up;
+    if (!master_is(command->reign) || (abandoned && command->kind == COMMAND_WAIT)) {
+        return;
+    }
+    if (abandoned && !command->late) {
+        command->late = true;
+        if (!chance(500)) {
+            return;
+        }
+        fault(FAULT_COMMAND_LATE);
+        if (chance(storm.weather.late_copy)) { /* it lay in a buffer */
+            sim_at(storm.now_ms + between(1, 4000), &storm.redis.process, on_command, self,
+                   command);
+            return;
+        }
+    }
+    if (storm.weather.faults_on && chance(storm.weather.slow_redis)) {
+        fault(FAULT_REDIS_STALLS);
+        storm.redis.process.paused_until = storm.now_ms + between(1, 700);
+    }
+    if (!abandoned && self->wait != NULL) {
+        *self->behind_last = command;
+        self->behind_last = &command->next_behind;
+    } else if (command->kind == COMMAND_WAIT) {
+        wait_begins(self, command);
+        on_wait(self, command);
+    } else {
+        run(self, command);
+    }
 }
 
 struct command *
@@ -186,6 +260,7 @@ edge_send(struct command *command)
         return;
     }
     command->connection = self->connection;
+    command->reign = self->reign;
     *self->last = command;
     self->last = &command->next;
     int64_t at = storm.now_ms + net_delay_ms();

@@ -25,9 +25,10 @@ revive_worker(void *owner, void *data)
 }
 
 static void
-pause_process(struct process *process, int64_t ms)
+pause_process(struct process *process, int64_t ms, enum fault_kind kind)
 {
     if (process->up && process->paused_until <= storm.now_ms) {
+        fault(kind);
         trace("host %u: paused for %lld ms", process->host, (long long)ms);
         process->paused_until = storm.now_ms + ms;
         if (ms > LIMIT_LINK_SILENCE_MS) {
@@ -43,11 +44,25 @@ start_twin(struct worker_host *sleeper)
     for (uint32_t i = storm.n_workers; i < WORKERS; i++) {
         struct worker_host *twin = &storm.workers[i];
         if (!twin->process.up) {
+            fault(FAULT_WORKER_TWIN);
             twin->twin = true;
             twin->n_instances = 1;
             worker_start(twin, sleeper->name, sleeper->model);
             return;
         }
+    }
+}
+
+/* SIGTERM, or `drawbar drain`. */
+static void
+drain_worker(struct worker_host *worker)
+{
+    fault(FAULT_WORKER_DRAIN);
+    if (chance(500)) {
+        gateway_drain(&storm.gateways[any(GATEWAYS)], worker->name);
+    } else {
+        trace("worker %s: drains", worker->name);
+        worker_drain(worker);
     }
 }
 
@@ -61,17 +76,19 @@ fault_worker(void)
     switch (any(8)) {
     case 0:
     case 1:
+        fault(FAULT_WORKER_CRASH);
         worker_crash(worker);
         sim_at(storm.now_ms + between(1, 9000), NULL, revive_worker, worker, NULL);
         break;
     case 2:
     case 3:
-        pause_process(&worker->process, between(100, 16000));
+        pause_process(&worker->process, between(100, 16000), FAULT_WORKER_PAUSE);
         if (chance(200) && worker->process.paused_until > storm.now_ms + 2000) {
             start_twin(worker);
         }
         break;
     case 4:
+        fault(FAULT_WORKER_SLOW);
         worker->slow = !worker->slow;
         break;
     case 5:
@@ -79,13 +96,23 @@ fault_worker(void)
         break;
     case 6:
         if (worker->process.paused_until <= storm.now_ms) {
-            trace("worker %s: drains", worker->name);
-            worker_drain(worker);
+            drain_worker(worker);
         }
         break;
     default:
+        fault(FAULT_CONNECTION_LOST);
         net_break_host(worker->process.host, storm.now_ms);
         break;
+    }
+}
+
+static void
+revive_broker(void *owner, void *data)
+{
+    struct broker_host *self = owner;
+    (void)data;
+    if (!self->process.up) {
+        broker_start(self);
     }
 }
 
@@ -99,6 +126,9 @@ on_supervisor(void *owner, void *data)
             revive_worker(&storm.workers[i], NULL);
         }
     }
+    for (uint32_t i = 0; i < storm.n_brokers && !storm.weather.faults_on; i++) {
+        revive_broker(&storm.brokers[i], NULL); /* one that took its time to resign */
+    }
     sim_at(storm.now_ms + 2000, NULL, on_supervisor, owner, data);
 }
 
@@ -111,13 +141,37 @@ memory_is_needed(void)
     return storm.now_ms < storm.no_broker_faults_until || check_recovering();
 }
 
+enum { HAND_OVER_MS = 1000 }; /* a poll, an election, a rebuild: no time to live runs out */
+
 static void
-revive_broker(void *owner, void *data)
+on_handed_over(void *owner, void *data)
 {
-    struct broker_host *self = owner;
+    (void)owner;
     (void)data;
-    if (!self->process.up) {
-        broker_start(self);
+    if (broker_leader() == NULL) {
+        broken("a leader resigned %d ms ago, another broker stood by, and nobody leads",
+               (int)HAND_OVER_MS);
+    }
+}
+
+static void
+stop_broker(struct broker_host *broker)
+{
+    bool ready = storm.weather.calm && broker == broker_leader();
+    bool standby = false;
+    for (uint32_t i = 0; i < storm.n_brokers; i++) {
+        const struct broker_host *other = &storm.brokers[i];
+        standby |= other != broker && other->process.up && other->standing == STANDING_STANDBY &&
+                   storm.now_ms - other->polls_from_ms >= 2 * LIMIT_LEADER_TTL_MS;
+    }
+    if (broker->process.paused_until > storm.now_ms) {
+        return;
+    }
+    fault(FAULT_BROKER_STOP);
+    broker_stop(broker);
+    sim_at(storm.now_ms + between(1500, 5000), NULL, revive_broker, broker, NULL);
+    if (ready && standby) {
+        sim_at(storm.now_ms + HAND_OVER_MS, NULL, on_handed_over, NULL, NULL);
     }
 }
 
@@ -130,17 +184,22 @@ fault_broker(void)
     if (!broker->process.up || memory_is_needed()) {
         return;
     }
-    switch (any(5)) {
+    switch (any(6)) {
     case 0:
     case 1:
+        fault(FAULT_BROKER_CRASH);
         broker_crash(broker);
         sim_at(storm.now_ms + between(1, 5000), NULL, revive_broker, broker, NULL);
         break;
     case 2:
+        stop_broker(broker);
+        break;
     case 3:
-        pause_process(&broker->process, between(100, 8000));
+    case 4:
+        pause_process(&broker->process, between(100, 8000), FAULT_BROKER_PAUSE);
         break;
     default:
+        fault(FAULT_CONNECTION_LOST);
         net_break_host(broker->process.host, storm.now_ms);
         break;
     }
@@ -160,7 +219,9 @@ fault_network(void)
     }
     trace("network: host %u to %u blocked until %lld", a, b, (long long)until);
     net_block(a, b, until);
-    if (chance(500)) {
+    bool both = chance(500);
+    fault(both ? FAULT_BLOCKED_BOTH_WAYS : FAULT_BLOCKED_ONE_WAY);
+    if (both) {
         trace("network: and back");
         net_block(b, a, until);
     }
@@ -173,7 +234,7 @@ start_redis(void *owner, void *data)
 {
     (void)owner;
     (void)data;
-    if (!storm.redis.process.up) {
+    if (!storm.redis.process.up && !(storm.redis.replicated && storm.redis.replica_cut && data)) {
         redis_start();
     }
 }
@@ -216,6 +277,86 @@ memory_is_safe(void)
     return true;
 }
 
+/* Those that see only one of two masters lose their connection to the other. */
+static void
+move_clients(void)
+{
+    struct redis_link *links[BROKERS + WORKERS + GATEWAYS];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < BROKERS; i++) {
+        links[n++] = &storm.brokers[i].redis;
+    }
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        links[n++] = &storm.workers[i].redis;
+    }
+    for (uint32_t i = 0; i < GATEWAYS; i++) {
+        links[n++] = &storm.gateways[i].redis;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        bool old = links[i]->process != NULL && storm.redis.old_lives &&
+                   storm.redis.sees_old[links[i]->process->host];
+        if (links[i]->process != NULL && links[i]->reign != storm.redis.reign - old) {
+            edge_redis_stopped(links[i]);
+        }
+    }
+}
+
+static void
+old_follows(void *owner, void *data)
+{
+    (void)owner;
+    (void)data;
+    redis_old_ends();
+    move_clients();
+}
+
+static void
+promote(void *owner, void *data)
+{
+    (void)owner;
+    bool old_lives = tag_of(data) != 0;
+    if (!old_lives) {
+        memset(storm.redis.sees_old, 0, sizeof storm.redis.sees_old);
+    }
+    redis_fail_over(old_lives);
+    start_redis(NULL, NULL);
+    move_clients();
+    sim_at(storm.now_ms + between(10, 6000), NULL, old_follows, NULL, NULL);
+}
+
+/* What cuts off a replica disturbs connections, too. */
+static void
+disturb_leader(void *owner, void *data)
+{
+    struct broker_host *leader = broker_leader();
+    (void)owner;
+    if (storm.redis.replica_cut && leader != NULL) {
+        edge_redis_stopped(&leader->redis);
+        sim_at(storm.now_ms + between(50, 500), NULL, disturb_leader, NULL, data);
+    }
+}
+
+/* The master falls, or is cut off together with those that will not see the new one. */
+static void
+fail_over(void)
+{
+    if (storm.redis.replica_cut || memory_is_needed()) {
+        return;
+    }
+    storm.redis.replica_cut = true;
+    bool two = chance(500);
+    for (uint32_t host = HOST_BROKER; host < HOSTS; host++) {
+        storm.redis.sees_old[host] = two && chance(400);
+    }
+    if (!two) {
+        stop_redis(false, 60000); /* until the other one is promoted */
+    }
+    if (chance(300)) {
+        sim_at(storm.now_ms + between(1, 500), NULL, disturb_leader, NULL, NULL);
+    }
+    sim_at(storm.now_ms + between(10, 4000), NULL, promote, NULL, tag(two));
+}
+
 static void
 memory_full(void *owner, void *data)
 {
@@ -227,6 +368,10 @@ static void
 fault_redis(void)
 {
     if (!storm.redis.process.up) {
+        return;
+    }
+    if (storm.redis.replicated && chance(400)) {
+        fail_over();
         return;
     }
     switch (any(6)) {
@@ -244,13 +389,15 @@ fault_redis(void)
         }
         break;
     case 3:
+        fault(FAULT_REDIS_MEMORY_FULL);
         memory_full(NULL, tag(1));
         sim_at(storm.now_ms + between(100, 4000), NULL, memory_full, NULL, tag(0));
         break;
     case 4:
-        pause_process(&storm.redis.process, between(50, 3000));
+        pause_process(&storm.redis.process, between(50, 3000), FAULT_REDIS_STALLS);
         break;
     default:
+        fault(FAULT_REDIS_CLOCK_SET);
         storm.redis.time_ms += between(-15000, 15000); /* somebody set the clock */
         trace("redis: its clock is set");
         break;
@@ -274,11 +421,13 @@ fault_gateway(void)
 {
     struct gateway_host *gateway = &storm.gateways[any(GATEWAYS)];
     if (gateway->process.up && chance(400)) {
+        fault(FAULT_GATEWAY_CRASH);
         gateway_crash(gateway);
         sim_at(storm.now_ms + between(1, 4000), NULL, revive_gateway, gateway, NULL);
     } else if (chance(500)) {
-        pause_process(&gateway->process, between(100, 7000));
+        pause_process(&gateway->process, between(100, 7000), FAULT_GATEWAY_PAUSE);
     } else {
+        fault(FAULT_CONNECTION_LOST);
         net_break_host(gateway->process.host, storm.now_ms);
     }
 }
@@ -323,6 +472,24 @@ on_fault(void *owner, void *data)
     sim_at(storm.now_ms + between(1, pace_ms), NULL, on_fault, owner, data);
 }
 
+/* What an operator does on a good day: one thing after the other, in order. */
+static void
+on_housekeeping(void *owner, void *data)
+{
+    if (storm.now_ms >= storm.storm_end_ms) {
+        return;
+    }
+    struct worker_host *worker = &storm.workers[any(storm.n_workers)];
+    struct broker_host *broker = &storm.brokers[any(storm.n_brokers)];
+    struct broker_host *leader = broker_leader();
+    if (chance(500) && worker->process.up) {
+        drain_worker(worker);
+    } else if (chance(700) && leader != NULL && storm.n_brokers > 1) {
+        stop_broker(chance(700) ? leader : broker);
+    }
+    sim_at(storm.now_ms + between(5000, 9000), NULL, on_housekeeping, owner, data);
+}
+
 void
 faults_start(int64_t until_ms)
 {
@@ -338,6 +505,7 @@ faults_start(int64_t until_ms)
     sim_at(storm.now_ms, NULL, on_supervisor, NULL, NULL);
     weather->early_door = chance(300) ? 600 : 0;
     if (weather->calm) {
+        sim_at(storm.now_ms + between(2000, 6000), NULL, on_housekeeping, NULL, NULL);
         return;
     }
     weather->faults_on = true;
@@ -351,6 +519,8 @@ faults_start(int64_t until_ms)
     weather->uniform = chance(400) ? any(200) : 0;
     weather->fail_upload = chance(400) ? any(400) : 0;
     weather->busy_instance = chance(300) ? any(200) : 0;
+    weather->duplicate = chance(200) ? any(50) : 0;
+    weather->reorder = chance(200) ? any(50) : 0;
     for (uint32_t i = 0; i < KINDS; i++) {
         weights[i] = any(5);
     }

@@ -49,6 +49,15 @@ submit(struct gateway_host *self, uint32_t job)
     send(self, &frame);
 }
 
+/* Its client waits for an answer. */
+static bool
+ticket_is_open(const struct ticket *ticket)
+{
+    return ticket->state == TICKET_WAITING ||
+           (ticket->state == TICKET_WITHDRAWN && !ticket->withdraw_answered) ||
+           (ticket->cancel_wanted && !ticket->cancel_answered);
+}
+
 static void
 ticket_tick(struct gateway_host *self, uint32_t job)
 {
@@ -103,9 +112,9 @@ gateway_submit(struct gateway_host *self)
     ticket->key = (uint8_t)(chance(250) ? 1 + any(KEYS - 1) : 0);
     key[1] = ticket->key;
     struct envelope envelope = { .tenant = slice_of(ticket->tenant),
-                                 .model = slice_of(models[any(4)]),
+                                 .model = slice_of(storm.one_bucket ? "m" : models[any(4)]),
                                  .class_ = (uint8_t)any(CLASS_COUNT),
-                                 .width = (uint16_t)(64U << any(5)),
+                                 .width = (uint16_t)(storm.one_bucket ? 512 : 64U << any(5)),
                                  .height = 512,
                                  .steps = 8,
                                  .n = (uint8_t)(1 + any(3)),
@@ -138,10 +147,7 @@ bool
 gateway_is_quiet(void)
 {
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
-        const struct ticket *ticket = &storm.tickets[job];
-        if (ticket->state == TICKET_WAITING ||
-            (ticket->state == TICKET_WITHDRAWN && !ticket->withdraw_answered) ||
-            (ticket->cancel_wanted && !ticket->cancel_answered)) {
+        if (ticket_is_open(&storm.tickets[job])) {
             return false;
         }
     }
@@ -191,6 +197,9 @@ on_open(struct gateway_host *self, const struct frame *frame)
     case FRAME_ANSWER:
         on_answer(&frame->answer);
         break;
+    case FRAME_ADMIN_ANSWER:
+        self->drain[0] = '\0';
+        break;
     default:
         break;
     }
@@ -213,6 +222,27 @@ on_frame(void *owner, const void *bytes, uint32_t length)
 }
 
 /* ---- time ---- */
+
+static void
+drain_tick(struct gateway_host *self)
+{
+    if (self->open && self->drain[0] != '\0' && storm.now_ms - self->drain_ms >= 1000) {
+        struct frame frame = { .kind = FRAME_ADMIN };
+        frame.admin = (struct admin){ .op = 0, .worker = slice_of(self->drain) };
+        self->drain_ms = storm.now_ms;
+        send(self, &frame);
+    }
+}
+
+void
+gateway_drain(struct gateway_host *self, const char *worker)
+{
+    if (self->process.up && self->drain[0] == '\0') {
+        trace("gateway %u: somebody drains %s", self->index, worker);
+        (void)snprintf(self->drain, sizeof self->drain, "%s", worker);
+        self->drain_ms = 0;
+    }
+}
 
 static void
 on_leader(void *owner, const struct command *command, const struct reply *reply)
@@ -258,8 +288,9 @@ on_tick(void *owner, void *data)
         self->ping_ms = storm.now_ms;
         send(self, &frame);
     }
+    drain_tick(self);
     for (uint32_t job = 1; job <= storm.n_jobs; job++) {
-        if (storm.tickets[job].gateway == self->index) {
+        if (storm.tickets[job].gateway == self->index && ticket_is_open(&storm.tickets[job])) {
             ticket_tick(self, job);
         }
     }
@@ -277,6 +308,7 @@ gateway_start(struct gateway_host *self)
     self->process.paused_until = 0;
     self->session = self->epoch = 0;
     self->open = self->asking = self->hello_owed = false;
+    self->drain[0] = '\0';
     self->redis.process = &self->process;
     self->dealer.process = &self->process;
     self->dealer.side = DOOR_GATEWAYS;

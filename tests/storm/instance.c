@@ -106,6 +106,7 @@ draw_failed(struct worker_host *self, struct drawing *drawing)
     static const enum fail_code codes[] = { FAIL_INSTANCE_ERROR, FAIL_INSTANCE_DIED,
                                             FAIL_INSTANCE_STUCK, FAIL_INSTANCE_REFUSED };
     enum fail_code code = codes[any(4)];
+    fault(FAULT_DRAW_FAILS);
     if (code == FAIL_INSTANCE_DIED || code == FAIL_INSTANCE_STUCK) {
         instance_end(self, drawing->index, code);
     } else {
@@ -200,7 +201,8 @@ instance_interrupt(struct worker_host *self, const struct agent_effect *effect)
 void
 worker_break_instance(struct worker_host *self, uint8_t index)
 {
-    if (self->process.up) {
+    if (self->process.up && self->instances[index].n_jobs > 0) {
+        fault(FAULT_INSTANCE_DIES);
         instance_end(self, index, FAIL_INSTANCE_DIED);
     }
 }

@@ -10,18 +10,20 @@
 #include <time.h>
 #include <unistd.h>
 
+struct totals totals;
+
 static char replay[160]; /* the line that repeats this world */
 
 void
 broken(const char *format, ...)
 {
-    va_list arguments;
+    char why[512];
+    va_list list;
     fflush(stdout);
-    fprintf(stderr, "at %lld ms: ", (long long)storm.now_ms);
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments); // NOLINT(clang-analyzer-valist.Uninitialized): it is
-    va_end(arguments);
-    fprintf(stderr, "\n%s\n", replay);
+    va_start(list, format);
+    vsnprintf(why, sizeof why, format, list); // NOLINT(clang-analyzer-valist.Uninitialized): it is
+    va_end(list);
+    fprintf(stderr, "at %lld ms: %s\n%s\n", (long long)storm.now_ms, why, replay);
     exit(1);
 }
 
@@ -50,7 +52,8 @@ all_is_quiet(void)
         }
     }
     for (uint32_t i = 0; i < WORKERS; i++) {
-        if (!worker_is_empty(&storm.workers[i])) {
+        const struct worker_host *worker = &storm.workers[i];
+        if (!worker_is_empty(worker) || worker_is_leaving(worker) || check_draining(worker)) {
             return false;
         }
     }
@@ -82,18 +85,12 @@ world_make(uint64_t seed)
     struct unpacker *frames = storm.frames;
     struct record_unpacker requests = storm.requests;
     struct record_unpacker checks = storm.checks;
-    struct storm totals = storm;
     bool verbose = storm.verbose;
     memset(&storm, 0, sizeof storm);
     storm.frames = frames;
     storm.requests = requests;
     storm.checks = checks;
     storm.verbose = verbose;
-    storm.total_ms = totals.total_ms;
-    storm.total_events = totals.total_events;
-    storm.total_jobs = totals.total_jobs;
-    storm.total_grants = totals.total_grants;
-    memcpy(storm.total_ended, totals.total_ended, sizeof storm.total_ended);
     storm.seed = seed;
     storm.random = seed * 0x2545f4914f6cdd1dU;
     storm.now_ms = 1;
@@ -109,11 +106,12 @@ world_end(void)
     for (uint32_t i = 0; i < WORKERS; i++) {
         agent_destroy(&storm.workers[i].agent);
     }
-    storm.total_ms += (uint64_t)storm.now_ms;
-    storm.total_events += storm.events;
-    storm.total_jobs += storm.n_jobs;
+    totals.ms += (uint64_t)storm.now_ms;
+    totals.events += storm.events;
+    totals.jobs += storm.n_jobs;
     sim_clear();
     net_clear();
+    check_queue_forget();
 }
 
 static void
@@ -121,9 +119,13 @@ world(uint64_t seed)
 {
     world_make(seed);
     storm.max_jobs = chance(200) ? 1 + any(20) : 1000;
+    storm.max_bytes = chance(100) ? 4000 + any(30000) : 1 << 24;
+    storm.one_bucket = chance(300);
     storm.n_brokers = 1 + any(BROKERS);
     storm.n_workers = 2 + any(3);
     storm.redis.everysec = chance(350);
+    storm.redis.replicated = !storm.redis.everysec && chance(300);
+    storm.redis.reign = 1;
     redis_start();
     for (uint32_t i = 0; i < BROKERS; i++) {
         storm.brokers[i].index = (uint8_t)i;
@@ -155,10 +157,13 @@ world(uint64_t seed)
 #ifdef DRAWBAR_MUTANTS
 enum mutant mutant_chosen;
 static const char *const mutant_names[MUTANT_COUNT] = {
-    "NONE",          "NOFENCE",     "NODEDUP",  "NOFREEZE", "NOLOOKUP", "EARLY202",
-    "EARLYACK",      "EARLYCANCEL", "EARLYJOB", "BYJOB",    "NOATT",    "NOLIMIT",
-    "SAMEFILE",      "NOINC",       "EPOCHCMP", "NOREAD",   "DUPSTALE", "UNLOADEDSTALE",
-    "STALEUNFENCED", "NOINVENTORY", "NORESEND",
+    "NONE",          "NOFENCE",     "NODEDUP",     "NOFREEZE",   "NOLOOKUP",   "EARLY202",
+    "EARLYACK",      "EARLYCANCEL", "EARLYJOB",    "BYJOB",      "NOATT",      "NOLIMIT",
+    "SAMEFILE",      "NOINC",       "EPOCHCMP",    "NOREAD",     "DUPSTALE",   "UNLOADEDSTALE",
+    "STALEUNFENCED", "NOINVENTORY", "NORESEND",    "NOGAP",      "PLAINRENEW", "KEYANEW",
+    "LOADKEY",       "OVERFULL",    "NOSHARE",     "NOTURNS",    "NOCOST",     "DRAINPULL",
+    "DRAINONCE",     "NORESIGN",    "RESTORELESS", "RESTOREMIX", "NOWAIT",     "WAITOLD",
+    "EARLYSEND",
 };
 
 static bool
@@ -194,7 +199,7 @@ list_mutants(void)
 #endif
 
 struct arguments {
-    uint64_t from, seeds, replay;
+    uint64_t from, seeds, replay, jobs;
     const char *mutant;
     bool verbose;
 };
@@ -205,6 +210,7 @@ read_arguments(struct arguments *out, int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         uint64_t *number = strcmp(argv[i], "--seeds") == 0    ? &out->seeds
                            : strcmp(argv[i], "--from") == 0   ? &out->from
+                           : strcmp(argv[i], "--jobs") == 0   ? &out->jobs
                            : strcmp(argv[i], "--replay") == 0 ? &out->replay
                                                               : NULL;
         char *end = "";
@@ -232,27 +238,100 @@ seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static const char *const fault_names[FAULT_KIND_COUNT] = {
+    [FAULT_WORKER_CRASH] = "worker crashed",
+    [FAULT_WORKER_PAUSE] = "worker paused",
+    [FAULT_WORKER_TWIN] = "second worker of a name",
+    [FAULT_WORKER_SLOW] = "worker slow",
+    [FAULT_WORKER_DRAIN] = "worker drained",
+    [FAULT_INSTANCE_DIES] = "instance died",
+    [FAULT_DRAW_FAILS] = "draw failed",
+    [FAULT_UPLOAD_FAILS] = "upload failed",
+    [FAULT_BROKER_CRASH] = "broker crashed",
+    [FAULT_BROKER_PAUSE] = "broker paused",
+    [FAULT_BROKER_STOP] = "broker stopped in order",
+    [FAULT_TWO_LEADERS] = "two believed to lead",
+    [FAULT_CONNECTION_LOST] = "connection lost",
+    [FAULT_BLOCKED_ONE_WAY] = "partition one way",
+    [FAULT_BLOCKED_BOTH_WAYS] = "partition both ways",
+    [FAULT_FRAME_DUPLICATED] = "frame duplicated",
+    [FAULT_FRAME_REORDERED] = "frame reordered",
+    [FAULT_QUEUE_FULL] = "queue of a socket full",
+    [FAULT_REDIS_RESTART] = "Redis restarted",
+    [FAULT_REDIS_POWER_CUT] = "Redis's power cut",
+    [FAULT_REDIS_FAIL_OVER] = "Redis failed over",
+    [FAULT_REDIS_TWO_MASTERS] = "Redis with two masters",
+    [FAULT_REDIS_MEMORY_FULL] = "Redis's memory full",
+    [FAULT_REDIS_STALLS] = "Redis stalled",
+    [FAULT_REDIS_CLOCK_SET] = "Redis's clock set",
+    [FAULT_REPLY_LOST] = "reply of Redis lost",
+    [FAULT_COMMAND_LATE] = "old copy of a command ran",
+    [FAULT_GATEWAY_CRASH] = "gateway crashed",
+    [FAULT_GATEWAY_PAUSE] = "gateway paused",
+    [FAULT_STRANGE_FRAME] = "strange frame",
+};
+
+static void
+tell_faults(void)
+{
+    uint32_t kinds = 0;
+    uint32_t positions = 0;
+    for (uint32_t i = 0; i < FAULT_KIND_COUNT; i++) {
+        kinds += totals.faults[i] > 0;
+    }
+    while (positions < LOST_AT && totals.lost_at[positions] > 0) {
+        positions++;
+    }
+    printf("%u kinds of faults:", kinds);
+    for (uint32_t i = 0; i < FAULT_KIND_COUNT; i++) {
+        if (totals.faults[i] > 0) {
+            printf("%s %s %llu", i > 0 ? "," : "", fault_names[i],
+                   (unsigned long long)totals.faults[i]);
+        }
+    }
+    printf("\nthe reply to each of the first %u batches of a term was lost and the batch sent "
+           "again\n",
+           positions);
+}
+
 static void
 tell(uint64_t seeds, double seconds)
 {
     printf("%llu seeds, no promise broken; %.1f seeds/s, %.0f simulated seconds a second, "
            "%.0f events/s\n",
-           (unsigned long long)seeds, (double)seeds / seconds,
-           (double)storm.total_ms / 1000 / seconds, (double)storm.total_events / seconds);
-    printf("jobs %llu: refused or never stored %llu", (unsigned long long)storm.total_jobs,
-           (unsigned long long)storm.total_ended[JOB_NONE]);
+           (unsigned long long)seeds, (double)seeds / seconds, (double)totals.ms / 1000 / seconds,
+           (double)totals.events / seconds);
+    printf("jobs %llu: refused or never stored %llu", (unsigned long long)totals.jobs,
+           (unsigned long long)totals.ended[JOB_NONE]);
     for (enum job_state state = JOB_SUCCEEDED; state < JOB_STATE_COUNT; state++) {
-        printf(", %s %llu", job_state_name(state), (unsigned long long)storm.total_ended[state]);
+        printf(", %s %llu", job_state_name(state), (unsigned long long)totals.ended[state]);
     }
-    printf("; leases %llu\n", (unsigned long long)storm.total_grants);
+    printf("; leases %llu\n", (unsigned long long)totals.grants);
+    tell_faults();
+}
+
+static struct arguments arguments = { .from = 1, .seeds = 300, .jobs = 1 };
+
+static void
+run_seed(uint64_t seed)
+{
+    bool mutant = arguments.mutant != NULL;
+    (void)snprintf(replay, sizeof replay, "replay: storm%s%s --replay %llu --verbose",
+                   mutant ? "_mutants --mutant " : "", mutant ? arguments.mutant : "",
+                   (unsigned long long)seed);
+    if (arguments.verbose) {
+        printf("seed %llu\n", (unsigned long long)seed); /* before its world */
+        fflush(stdout);
+    }
+    world(seed);
 }
 
 int
 main(int argc, char **argv)
 {
-    struct arguments arguments = { .from = 1, .seeds = 300 };
     if (!read_arguments(&arguments, argc, argv)) {
-        fprintf(stderr, "usage: storm [--seeds N] [--from SEED] [--replay SEED] [--verbose]\n"
+        fprintf(stderr, "usage: storm [--seeds N] [--from SEED] [--replay SEED] [--jobs N] "
+                        "[--verbose]\n"
                         "       storm_mutants --mutant NAME|list ...\n");
         return 2;
     }
@@ -270,19 +349,12 @@ main(int argc, char **argv)
     uint64_t from = one ? arguments.replay : arguments.from;
     uint64_t seeds = one ? 1 : arguments.seeds;
     double start = seconds_now();
-    for (uint64_t seed = from; seed < from + seeds; seed++) {
-        (void)snprintf(replay, sizeof replay, "replay: storm%s%s --replay %llu --verbose",
-                       arguments.mutant != NULL ? "_mutants --mutant " : "",
-                       arguments.mutant != NULL ? arguments.mutant : "", (unsigned long long)seed);
-        if (arguments.verbose) {
-            printf("seed %llu\n", (unsigned long long)seed); /* before its world */
-            fflush(stdout);
-        }
-        world(seed);
+    bool good = shards_run(one ? 1 : (uint32_t)arguments.jobs, from, seeds, run_seed);
+    if (good) {
+        tell(seeds, seconds_now() - start);
     }
-    tell(seeds, seconds_now() - start);
     unpacker_destroy(&storm.frames);
     record_unpacker_destroy(&storm.requests);
     record_unpacker_destroy(&storm.checks);
-    return 0;
+    return good ? 0 : 1;
 }

@@ -194,17 +194,29 @@ send_packet(uint32_t number, bool to_broker, const void *bytes, size_t length)
         at = heal + net_delay_ms(); /* sent again by TCP */
     }
     if (storm.weather.faults_on && chance(storm.weather.lose_link)) {
+        fault(FAULT_CONNECTION_LOST);
         link->broken = true;
     }
-    at = at < link->fifo[to_broker] ? link->fifo[to_broker] : at;
-    link->fifo[to_broker] = at;
+    bool overtaken = storm.weather.faults_on && chance(storm.weather.reorder);
+    if (overtaken) { /* more than TCP does: so that nothing leans on its order */
+        fault(FAULT_FRAME_REORDERED);
+        at += between(0, 300);
+    } else {
+        at = at < link->fifo[to_broker] ? link->fifo[to_broker] : at;
+        link->fifo[to_broker] = at;
+    }
     struct packet *packet = sim_memory(sizeof *packet + length);
     packet->link = number;
     packet->to_broker = to_broker;
     packet->length = (uint32_t)length;
     memcpy(packet->bytes, bytes, length);
-    sim_at(at, to_broker ? link->broker : link->client,
-           to_broker ? arrive_at_broker : arrive_at_client, link, packet);
+    struct process *receiver = to_broker ? link->broker : link->client;
+    event_fn arrive = to_broker ? arrive_at_broker : arrive_at_client;
+    sim_at(at, receiver, arrive, link, packet);
+    if (storm.weather.faults_on && chance(storm.weather.duplicate)) {
+        fault(FAULT_FRAME_DUPLICATED);
+        sim_at(at + between(0, 2000), receiver, arrive, link, packet);
+    }
 }
 
 void
@@ -215,6 +227,7 @@ dealer_send_bytes(struct dealer *self, const void *bytes, size_t length)
         return; /* not connected: ZeroMQ would not take it */
     }
     if (storm.weather.faults_on && chance(storm.weather.lag)) {
+        fault(FAULT_QUEUE_FULL);
         return; /* its queue is full */
     }
     send_packet(self->link, true, bytes, length);
@@ -255,6 +268,7 @@ net_send(uint8_t broker, const struct peer *to, const struct frame *frame, bool 
         return false;
     }
     if (storm.weather.faults_on && chance(storm.weather.lag)) {
+        fault(FAULT_QUEUE_FULL);
         *lagging = true;
         return true;
     }

@@ -6,6 +6,8 @@
  * proto/functions.lua in C, line by line where it matters: what is applied, refused, answered.
  */
 
+static struct redis_data *here; /* of the master that runs the command */
+
 uint64_t
 redis_time_ms(void)
 {
@@ -25,10 +27,19 @@ same_token(const struct token *a, const struct token *b)
     return a->number == b->number && a->random == b->random;
 }
 
+static void ship(void);
+
+static void
+wrote(const struct command *command)
+{
+    here->offset++;
+    command->link->written = here->offset;
+}
+
 static bool
 is_fenced(const struct command *command)
 {
-    return !same_token(&storm.redis.data.epoch, &command->token) && !MUTANT(NOFENCE);
+    return !same_token(&here->epoch, &command->token) && !MUTANT(NOFENCE);
 }
 
 /* ---- leadership ---- */
@@ -42,7 +53,7 @@ leader_holds(const struct redis_data *data)
 static void
 elect(const struct command *command, struct reply *reply)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     reply->kind = REPLY_NO;
     if (leader_holds(data) && data->leader_nonce != command->nonce) {
         return;
@@ -57,6 +68,7 @@ elect(const struct command *command, struct reply *reply)
         data->leader_broker = command->broker;
         data->leader_doors[0] = data->leader_doors[1] = false;
         data->leader_until_ms = redis_time_ms() + LIMIT_LEADER_TTL_MS;
+        wrote(command);
         trace("redis: broker %u elected, epoch %llu", command->broker,
               (unsigned long long)data->epoch.number);
     }
@@ -68,9 +80,9 @@ elect(const struct command *command, struct reply *reply)
 static void
 renew(const struct command *command, struct reply *reply)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     reply->kind = REPLY_NO;
-    if (!same_token(&data->epoch, &command->token)) {
+    if (!same_token(&data->epoch, &command->token) || (MUTANT(PLAINRENEW) && !leader_holds(data))) {
         reply->token = data->epoch;
         return;
     }
@@ -80,13 +92,23 @@ renew(const struct command *command, struct reply *reply)
     data->leader_broker = command->broker;
     memcpy(data->leader_doors, command->doors, sizeof data->leader_doors);
     data->leader_until_ms = redis_time_ms() + LIMIT_LEADER_TTL_MS;
+    wrote(command);
     reply->kind = REPLY_OK;
+}
+
+static void
+resign(const struct command *command)
+{
+    if (same_token(&here->epoch, &command->token)) {
+        here->has_leader = false;
+        wrote(command);
+    }
 }
 
 static void
 read_leader(struct reply *reply)
 {
-    const struct redis_data *data = &storm.redis.data;
+    const struct redis_data *data = here;
     reply->kind = leader_holds(data) ? REPLY_OK : REPLY_NO;
     reply->number = data->leader_number;
     reply->broker = data->leader_broker;
@@ -99,19 +121,21 @@ read_leader(struct reply *reply)
 static struct record *
 live_record(uint32_t job)
 {
-    struct record *record = &storm.redis.data.records[job];
+    struct record *record = &here->records[job];
     return record->exists && !job_is_terminal(record->header.state) ? record : NULL;
 }
 
 static void
 write_record(uint32_t job, const struct record *record)
 {
-    struct record *kept = &storm.redis.data.records[job];
+    struct record *kept = &here->records[job];
     struct record before = *kept;
     *kept = *record;
     kept->exists = true;
     kept->live = !job_is_terminal(record->header.state);
-    check_write(job, &before, kept);
+    if (here == &storm.redis.data) { /* what a forgotten master thinks is nobody's loss */
+        check_write(job, &before, kept);
+    }
     trace("redis: job %u %s grant %u tries %u revision %u", job, job_state_name(kept->header.state),
           kept->header.grant, kept->header.tries, kept->header.revision);
 }
@@ -119,7 +143,7 @@ write_record(uint32_t job, const struct record *record)
 static char
 apply_submit(const struct paper_op *op, uint8_t *first)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     uint8_t key = op->record.key;
     if (data->records[op->job].exists && !MUTANT(NOLOOKUP)) {
         return 'E';
@@ -137,7 +161,7 @@ apply_submit(const struct paper_op *op, uint8_t *first)
 static char
 apply_restore(const struct paper_op *op)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     const struct record *record = &data->records[op->job];
     if (record->exists && record->header.revision >= op->record.header.revision) {
         return '-';
@@ -178,8 +202,8 @@ apply(const struct paper_op *op, uint8_t *first)
     case OP_WORKER_EVICTED:
     case OP_WORKER_LEFT:
         for (uint32_t i = 0; i <= WORKERS; i++) {
-            if (strcmp(storm.redis.data.workers[i].name, op->worker) == 0) {
-                storm.redis.data.workers[i].beats = false;
+            if (strcmp(here->workers[i].name, op->worker) == 0) {
+                here->workers[i].beats = false;
             }
         }
         return '+';
@@ -192,7 +216,7 @@ apply(const struct paper_op *op, uint8_t *first)
 static void
 commit(const struct command *command, struct reply *reply)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     if (is_fenced(command)) {
         reply->kind = REPLY_FENCED;
         return;
@@ -208,9 +232,13 @@ commit(const struct command *command, struct reply *reply)
     }
     if (ours && command->n <= data->last && !MUTANT(NODEDUP)) {
         *reply = data->answers[command->n % 4];
+        if (!MUTANT(WAITOLD)) {
+            wrote(command); /* so that a WAIT behind it waits for the first copy */
+        }
         return;
     }
     reply->kind = REPLY_OK;
+    wrote(command);
     for (const struct paper_op *op = command->ops; op != NULL; op = op->next) {
         reply->letters[reply->n] = apply(op, &reply->first[reply->n]);
         reply->n++;
@@ -228,7 +256,7 @@ static void
 page(const struct command *command, struct reply *reply)
 {
     for (uint32_t job = command->from + 1; job < JOBS && reply->n < PAGE; job++) {
-        if (storm.redis.data.records[job].live) {
+        if (here->records[job].live) {
             reply->ids[reply->n++] = job;
         }
     }
@@ -237,7 +265,7 @@ page(const struct command *command, struct reply *reply)
 static void
 beat(const struct command *command, struct reply *reply)
 {
-    struct redis_data *data = &storm.redis.data;
+    struct redis_data *data = here;
     uint32_t i = 0;
     while (i < WORKERS && data->workers[i].name[0] != '\0' &&
            strcmp(data->workers[i].name, command->worker) != 0) {
@@ -255,6 +283,7 @@ beat(const struct command *command, struct reply *reply)
     data->workers[i].incarnation = reply->number;
     data->workers[i].beat_ms = redis_time_ms();
     data->workers[i].beats = true;
+    wrote(command);
 }
 
 static void
@@ -265,9 +294,9 @@ sweep(const struct command *command, struct reply *reply)
         return;
     }
     for (uint32_t i = 0; i <= WORKERS; i++) {
-        int64_t quiet = (int64_t)(redis_time_ms() - storm.redis.data.workers[i].beat_ms);
-        if (storm.redis.data.workers[i].beats && quiet >= LIMIT_SUSPECT_MS) {
-            memcpy(reply->quiet[reply->n].name, storm.redis.data.workers[i].name, 8);
+        int64_t quiet = (int64_t)(redis_time_ms() - here->workers[i].beat_ms);
+        if (here->workers[i].beats && quiet >= LIMIT_SUSPECT_MS) {
+            memcpy(reply->quiet[reply->n].name, here->workers[i].name, 8);
             reply->quiet[reply->n++].quiet_ms = quiet;
         }
     }
@@ -284,15 +313,54 @@ read_records(const struct command *command, struct reply *reply)
     for (uint32_t i = 0; i < command->n_ids; i++) {
         uint32_t job = command->ids[i];
         if (job != 0) {
-            reply->records[i] = storm.redis.data.records[job];
+            reply->records[i] = here->records[job];
         }
     }
     reply->n = command->n_ids;
 }
 
-void
+/* ---- the replica ---- */
+
+/* One state of the master at a time is on its way, so the replica is always a moment behind. */
+static void
+on_shipped(void *owner, void *data)
+{
+    (void)owner;
+    storm.redis.shipping = false;
+    if (tag_of(data) == storm.redis.reign && !storm.redis.replica_cut) {
+        storm.redis.replica = storm.redis.on_its_way;
+    }
+    ship();
+}
+
+static void
+ship(void)
+{
+    if (!storm.redis.replicated || storm.redis.shipping || storm.redis.replica_cut ||
+        storm.redis.replica.offset == storm.redis.data.offset) {
+        return;
+    }
+    storm.redis.shipping = true;
+    storm.redis.on_its_way = storm.redis.data;
+    bool slow = storm.weather.faults_on && chance(30);
+    sim_at(storm.now_ms + (slow ? between(1, 700) : net_delay_ms()), NULL, on_shipped, NULL,
+           tag(storm.redis.reign));
+}
+
+/* A master without a replica that has it counts none. */
+static bool
+wait_for_replica(const struct command *command, struct reply *reply)
+{
+    bool followed = here == &storm.redis.data && storm.redis.replicated;
+    bool there = followed && storm.redis.replica.offset >= command->link->written;
+    reply->number = there;
+    return there || storm.now_ms >= command->wait_until;
+}
+
+bool
 redis_execute(const struct command *command, struct reply *reply)
 {
+    here = command->reign == storm.redis.reign ? &storm.redis.data : &storm.redis.old;
     reply->redis_ms = redis_time_ms();
     switch (command->kind) {
     case COMMAND_HANDSHAKE:
@@ -303,14 +371,19 @@ redis_execute(const struct command *command, struct reply *reply)
     case COMMAND_RENEW:
         renew(command, reply);
         break;
+    case COMMAND_RESIGN:
+        resign(command);
+        break;
     case COMMAND_LEADER:
         read_leader(reply);
         break;
     case COMMAND_COMMIT:
         commit(command, reply);
         break;
+    case COMMAND_WAIT:
+        return wait_for_replica(command, reply);
     case COMMAND_LAST:
-        reply->number = storm.redis.data.last;
+        reply->number = here->last;
         break;
     case COMMAND_PAGE:
         page(command, reply);
@@ -326,6 +399,8 @@ redis_execute(const struct command *command, struct reply *reply)
         beat(command, reply);
         break;
     }
+    ship();
+    return true;
 }
 
 /* ---- life ---- */
@@ -357,10 +432,35 @@ void
 redis_stop(bool power_cut)
 {
     trace("redis: %s", power_cut ? "power cut" : "stops");
+    fault(power_cut ? FAULT_REDIS_POWER_CUT : FAULT_REDIS_RESTART);
     storm.redis.process.up = false;
     storm.redis.process.life++;
     if (power_cut && storm.redis.everysec) {
         check_lost(&storm.redis.data, &storm.redis.synced);
         storm.redis.data = storm.redis.synced;
     }
+}
+
+void
+redis_fail_over(bool old_lives)
+{
+    trace("redis: the replica is promoted%s", old_lives ? ", the old master goes on" : "");
+    fault(old_lives ? FAULT_REDIS_TWO_MASTERS : FAULT_REDIS_FAIL_OVER);
+    check_promoted(&storm.redis.data, &storm.redis.replica);
+    storm.redis.old = storm.redis.data;
+    storm.redis.old_lives = old_lives;
+    storm.redis.data = storm.redis.replica;
+    storm.redis.reign++;
+    storm.redis.run = any64();
+    storm.redis.replica_cut = true; /* it has no replica before the old one follows */
+}
+
+void
+redis_old_ends(void)
+{
+    trace("redis: the old master follows the new one");
+    storm.redis.old_lives = false;
+    memset(storm.redis.sees_old, 0, sizeof storm.redis.sees_old);
+    storm.redis.replica_cut = false;
+    storm.redis.replica = storm.redis.data;
 }

@@ -45,19 +45,29 @@ struct chunk {
     uint64_t bytes[];
 };
 static struct chunk *chunks;
+enum { SPARE_CHUNKS = 64 };
+static struct chunk *spare[SPARE_CHUNKS];
+static uint32_t n_spare;
+
+static struct chunk *
+chunk_new(size_t bytes)
+{
+    size_t size = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
+    struct chunk *chunk =
+        size == CHUNK_BYTES && n_spare > 0 ? spare[--n_spare] : malloc(sizeof *chunk + size);
+    if (chunk == NULL) {
+        abort();
+    }
+    *chunk = (struct chunk){ .next = chunks, .size = size };
+    return chunk;
+}
 
 void *
 sim_memory(size_t bytes)
 {
     bytes = (bytes + 15) & ~(size_t)15;
     if (chunks == NULL || chunks->used + bytes > chunks->size) {
-        size_t size = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
-        struct chunk *chunk = malloc(sizeof *chunk + size);
-        if (chunk == NULL) {
-            abort();
-        }
-        *chunk = (struct chunk){ .next = chunks, .size = size };
-        chunks = chunk;
+        chunks = chunk_new(bytes);
     }
     void *memory = (uint8_t *)chunks->bytes + chunks->used;
     chunks->used += bytes;
@@ -171,36 +181,28 @@ sim_clear(void)
 {
     heap_count = 0;
     heap_order = 0;
-    struct chunk *keep = NULL;
     while (chunks != NULL) {
         struct chunk *next = chunks->next;
-        if (keep == NULL && chunks->size == CHUNK_BYTES) {
-            keep = chunks;
+        if (n_spare < SPARE_CHUNKS && chunks->size == CHUNK_BYTES) {
+            spare[n_spare++] = chunks; /* the pages that this world touched serve the next one */
         } else {
             free(chunks);
         }
         chunks = next;
-    }
-    chunks = keep;
-    if (keep != NULL) {
-        keep->next = NULL;
-        keep->used = 0;
     }
 }
 
 /* ---- words ---- */
 
 void
-trace(const char *format, ...)
+trace_line(const char *format, ...)
 {
-    if (storm.verbose) {
-        va_list arguments;
-        va_start(arguments, format);
-        printf("%8lld ", (long long)storm.now_ms);
-        vprintf(format, arguments); // NOLINT(clang-analyzer-valist.Uninitialized): it is
-        printf("\n");
-        va_end(arguments);
-    }
+    va_list arguments;
+    va_start(arguments, format);
+    printf("%8lld ", (long long)storm.now_ms);
+    vprintf(format, arguments); // NOLINT(clang-analyzer-valist.Uninitialized): it is
+    printf("\n");
+    va_end(arguments);
 }
 
 struct job_id

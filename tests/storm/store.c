@@ -44,7 +44,10 @@ batch_copy(struct paper_batch *to, struct paper_batch *from)
 
 /* ---- sending ---- */
 
+static void on_waited(void *owner, const struct command *command, const struct reply *reply);
 static void on_batch(void *owner, const struct command *command, const struct reply *reply);
+static void restore_part(struct broker_host *broker, bool first);
+static void kick(struct broker_host *broker);
 
 static void
 batch_send(struct broker_host *broker, struct paper_batch *batch)
@@ -63,7 +66,14 @@ batch_send(struct broker_host *broker, struct paper_batch *batch)
         last = &copy->next;
     }
     batch->sent = true;
+    batch->applied = NULL;
     edge_send(command);
+    if (storm.redis.replicated) {
+        struct command *wait = edge_command(&broker->redis, COMMAND_WAIT, on_waited, broker);
+        wait->n = batch->n;
+        wait->tag = broker->term;
+        edge_send(wait);
+    }
 }
 
 static void
@@ -75,6 +85,12 @@ flush(void *owner, void *data)
         return;
     }
     self->kicked = false;
+    if (self->restoring && !self->asking && self->waiting.count < 4) {
+        restore_part(broker, false);
+        if (self->restoring && self->waiting.count < 4) {
+            kick(broker);
+        }
+    }
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->asking; i++) {
         struct paper_batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
@@ -88,7 +104,8 @@ flush(void *owner, void *data)
             }
             batch->n = self->next_n++;
         }
-        if (batch->n != 0 && !batch->sent && broker->redis.up) {
+        bool known = self->connection == broker->redis.connection || MUTANT(EARLYSEND);
+        if (batch->n != 0 && !batch->sent && broker->redis.up && known) {
             batch_send(broker, batch);
         }
     }
@@ -148,7 +165,8 @@ store_commit(struct broker_host *broker, const struct op *op)
         record->key = storm.tickets[paper->job].key;
         paper_result(record, op);
     }
-    batch_append(&broker->store.waiting, paper);
+    bool held = broker->store.restoring && op->kind != OP_RESTORE && !MUTANT(RESTOREMIX);
+    batch_append(held ? &broker->store.held : &broker->store.waiting, paper);
     kick(broker);
 }
 
@@ -171,6 +189,8 @@ op_answered(struct broker_host *broker, const struct paper_op *op, char letter, 
     trace("broker %u: op %u of job %u answered %c", broker->index, op->kind, op->job, letter);
     if (op->kind == OP_FINISH && letter == '+') {
         check_told_end(op->job);
+    } else if (op->kind == OP_SUBMIT && letter != '+') {
+        check_not_taken(broker, op->job);
     }
     if (op->kind == OP_SUBMIT || op->kind == OP_TOUCH || op->kind == OP_FINISH) {
         broker_step(broker, &event);
@@ -257,6 +277,11 @@ on_batch(void *owner, const struct command *command, const struct reply *reply)
         }
         return;
     case REPLY_OK:
+        if (storm.redis.replicated && !MUTANT(NOWAIT)) {
+            batch->applied = sim_memory(sizeof *batch->applied);
+            *batch->applied = *reply; /* counts when the WAIT behind it was answered */
+            return;
+        }
         if (batch == &self->flight[0]) {
             batch_answered(broker, reply);
             return;
@@ -267,6 +292,37 @@ on_batch(void *owner, const struct command *command, const struct reply *reply)
     }
     batch->sent = false;
     edge_break(&broker->redis);
+}
+
+static void
+on_waited(void *owner, const struct command *command, const struct reply *reply)
+{
+    struct broker_host *broker = owner;
+    struct paper_store *self = &broker->store;
+    if (broker->dispatch == NULL || broker->term != command->tag || MUTANT(NOWAIT)) {
+        return;
+    }
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
+        struct paper_batch *batch = &self->flight[i];
+        if (batch->n != command->n || batch->applied == NULL) {
+            continue;
+        }
+        if (reply != NULL && reply->number == 0) {
+            broker_short(broker);
+            return;
+        }
+        if (reply != NULL && i == 0) {
+            batch_answered(broker, batch->applied);
+            return;
+        }
+        batch->sent = false; /* it ran; whether anybody else has it is not known */
+        batch->doubtful = true;
+        batch->applied = NULL;
+        if (reply != NULL) {
+            edge_break(&broker->redis); /* an older one is not answered: all is sent again */
+        }
+        return;
+    }
 }
 
 /* ---- a restart of Redis ---- */
@@ -280,22 +336,48 @@ move(struct paper_batch *to, struct paper_batch *from)
 }
 
 static void
+hold(struct paper_batch *held, struct paper_batch *from)
+{
+    for (struct paper_op *op; (op = batch_take(from)) != NULL;) {
+        if (op->kind != OP_RESTORE) { /* a restore that was cut short begins anew */
+            batch_append(held, op);
+        }
+    }
+}
+
+/* Small parts, so that much can go wrong between two of them. */
+static void
+restore_part(struct broker_host *broker, bool first)
+{
+    struct paper_store *self = &broker->store;
+    self->restoring = true;
+    broker_step(broker,
+                &(struct dispatch_event){ .kind = first ? EVENT_RESTORE : EVENT_RESTORE_MORE,
+                                          .most = 1 + any(8) });
+    self->restoring = dispatch_is_restoring(broker->dispatch);
+    if (!self->restoring) {
+        move(&self->waiting, &self->held);
+    }
+}
+
+static void
 restore(struct broker_host *broker, uint64_t last)
 {
     struct paper_store *self = &broker->store;
     struct paper_batch held;
     batch_clear(&held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
-        move(&held, &self->flight[i]);
+        hold(&held, &self->flight[i]);
         batch_clear(&self->flight[i]);
     }
-    move(&held, &self->waiting);
+    hold(&held, &self->waiting);
+    move(&held, &self->held);
+    move(&self->held, &held);
     trace("broker %u: restores, Redis lost %llu batches", broker->index,
           (unsigned long long)(self->answered_n - last));
     self->next_n = last + 1;
     self->answered_n = last;
-    broker_step(broker, &(struct dispatch_event){ .kind = EVENT_RESTORE });
-    move(&self->waiting, &held);
+    restore_part(broker, true);
 }
 
 static void
@@ -307,6 +389,7 @@ on_last(void *owner, const struct command *command, const struct reply *reply)
         return;
     }
     self->asking = false;
+    self->connection = broker->redis.connection;
     if (reply->number < self->answered_n) {
         restore(broker, reply->number);
     }
@@ -326,6 +409,8 @@ store_up(struct broker_host *broker)
 {
     if (broker->store.asking) {
         ask_last(broker);
+    } else {
+        broker->store.connection = broker->redis.connection;
     }
     kick(broker);
 }
@@ -342,8 +427,11 @@ void
 store_open(struct broker_host *broker, const struct token *token)
 {
     struct paper_store *self = &broker->store;
-    *self = (struct paper_store){ .next_n = 1, .token = *token };
+    *self = (struct paper_store){ .next_n = 1,
+                                  .token = *token,
+                                  .connection = broker->redis.connection };
     batch_clear(&self->waiting);
+    batch_clear(&self->held);
     for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         batch_clear(&self->flight[i]);
     }

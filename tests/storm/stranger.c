@@ -110,6 +110,7 @@ on_turn(void *owner, void *data)
             dealer_open(&dealers[side], leader->index);
         }
     }
+    fault(FAULT_STRANGE_FRAME);
     fill(&frame, held, any(8));
     buffer.length = 0;
     frame_encode(&buffer, &frame);

@@ -234,6 +234,7 @@ on_put(void *owner, void *data)
     const struct gateway_host *gateway =
         errand->base < parcel->n_bases ? &storm.gateways[parcel->bases[errand->base]] : NULL;
     if (storm.weather.faults_on && chance(storm.weather.fail_upload)) {
+        fault(FAULT_UPLOAD_FAILS);
         event.uploaded.outcome = (enum upload_outcome)(1 + any(UPLOAD_OUTCOME_COUNT - 1));
     } else if (gateway != NULL && gateway->process.up &&
                gateway->process.paused_until <= storm.now_ms &&
@@ -441,6 +442,12 @@ void
 worker_drain(struct worker_host *self)
 {
     worker_give(self, &(struct agent_event){ .kind = AGENT_ON_DRAIN });
+}
+
+bool
+worker_is_leaving(const struct worker_host *self)
+{
+    return self->agent != NULL && self->process.up && agent_is_draining(self->agent);
 }
 
 bool

@@ -539,6 +539,16 @@ sweep(const struct quiet_worker *quiet, uint32_t n)
     return say(&event);
 }
 
+/* Time passes, and Redis answers every sweep of it: nobody is quiet. */
+static inline void
+sweep_for(int64_t ms)
+{
+    for (int64_t passed = 0; passed <= ms; passed += LIMIT_SWEEP_MS) {
+        sweep(NULL, 0);
+        later(LIMIT_SWEEP_MS);
+    }
+}
+
 /* -- a broker -- */
 
 static inline void

@@ -605,7 +605,7 @@ Test(dispatch_jobs, after_a_restart_of_redis_live_and_recent_jobs_are_written_ag
     uint32_t before = w.n_commits;
     say(&event);
     cr_assert_eq(w.n_commits - before, 2);
-    later(LIMIT_RECENT_MS);
+    sweep_for(LIMIT_RECENT_MS);
     tick();
     before = w.n_commits;
     say(&event);
@@ -626,12 +626,21 @@ Test(dispatch_jobs, an_end_is_kept_while_redis_is_away_and_until_it_is_steady_ag
     sweep(NULL, 0);
     tick();
     cr_assert_not_null(job_in(1), "the first answer comes before the restore");
-    for (int ms = 0; ms < LIMIT_RECENT_MS; ms += LIMIT_SWEEP_MS) {
-        later(LIMIT_SWEEP_MS);
-        sweep(NULL, 0);
-    }
+    sweep_for(LIMIT_RECENT_MS);
     tick();
     cr_assert_null(job_in(1));
+}
+
+/* Found by the storm, seed 8757: Redis went before the first sweep of the term. */
+Test(dispatch_jobs, an_end_is_kept_while_no_sweep_was_ever_answered)
+{
+    worker_in(0, 100);
+    worker_state(0, 1);
+    submit(1);
+    worker_done(0, lease_of(1));
+    later(2 * LIMIT_RECENT_MS);
+    tick();
+    cr_assert_not_null(job_in(1));
 }
 
 Test(dispatch_jobs, a_job_that_moved_while_redis_lost_it_is_restored_and_not_dropped)
@@ -652,6 +661,148 @@ Test(dispatch_jobs, a_job_that_moved_while_redis_lost_it_is_restored_and_not_dro
     commit();
     cr_assert_eq(count_sent(FRAME_JOB), 1);
     cr_assert_eq(state_of(1), JOB_RUNNING);
+}
+
+/* -- a restore in parts -- */
+
+/* The next part of at most `most` jobs; returns how many were committed again. */
+static uint32_t
+restore_part(enum dispatch_event_kind kind, uint32_t most)
+{
+    struct dispatch_event event = { .kind = kind, .most = most };
+    uint32_t before = w.n_commits;
+    say(&event);
+    for (uint32_t i = before; i < w.n_commits; i++) {
+        cr_assert_eq(w.commits[i % LOG].kind, OP_RESTORE);
+    }
+    return w.n_commits - before;
+}
+
+/* Which of the jobs 1 .. n the commits from `from` on restore, as bits. */
+static uint32_t
+restored_since(uint32_t from, uint32_t n)
+{
+    uint32_t bits = 0;
+    for (uint32_t i = from; i < w.n_commits; i++) {
+        for (uint32_t job = 1; job <= n; job++) {
+            struct job_id id = job_named(job);
+            bits |= (uint32_t)job_id_equal(&w.commits[i % LOG].id, &id) << job;
+        }
+    }
+    return bits;
+}
+
+Test(dispatch_jobs, a_restore_goes_part_by_part_and_no_part_is_larger_than_asked)
+{
+    for (uint32_t i = 1; i <= 7; i++) {
+        submit(i);
+    }
+    uint32_t from = w.n_commits;
+    cr_assert_eq(restore_part(EVENT_RESTORE, 3), 3);
+    cr_assert(dispatch_is_restoring(w.d));
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 3), 3);
+    cr_assert(dispatch_is_restoring(w.d));
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 3), 1);
+    cr_assert_not(dispatch_is_restoring(w.d));
+    cr_assert_eq(restored_since(from, 7), 0xfe, "each of them once");
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 3), 0, "it is over");
+}
+
+Test(dispatch_jobs, a_part_of_a_restore_is_never_larger_than_its_limit)
+{
+    for (uint32_t i = 1; i <= LIMIT_RESTORE_CHUNK + 1; i++) {
+        submit(i);
+    }
+    cr_assert_eq(restore_part(EVENT_RESTORE, 0), LIMIT_RESTORE_CHUNK);
+    cr_assert(dispatch_is_restoring(w.d));
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, UINT32_MAX), 1);
+    cr_assert_not(dispatch_is_restoring(w.d));
+}
+
+Test(dispatch_jobs, a_broker_without_jobs_restores_nothing_and_is_done)
+{
+    cr_assert_eq(restore_part(EVENT_RESTORE, 0), 0);
+    cr_assert_not(dispatch_is_restoring(w.d));
+}
+
+Test(dispatch_jobs, a_power_cut_in_the_middle_of_a_restore_begins_it_anew)
+{
+    for (uint32_t i = 1; i <= 4; i++) {
+        submit(i);
+    }
+    restore_part(EVENT_RESTORE, 3);
+    uint32_t from = w.n_commits;
+    restore_part(EVENT_RESTORE, 3); /* what the first part wrote may be gone as well */
+    cr_assert(dispatch_is_restoring(w.d));
+    restore_part(EVENT_RESTORE_MORE, 3);
+    cr_assert_not(dispatch_is_restoring(w.d));
+    cr_assert_eq(restored_since(from, 4), 0x1e);
+}
+
+Test(dispatch_jobs, a_job_that_moves_in_the_middle_of_a_restore_is_restored_as_it_was_told)
+{
+    worker_in(0, 100);
+    submit(1);
+    submit(2);
+    w.auto_commit = false; /* from here on the store keeps everything back but restores */
+    restore_part(EVENT_RESTORE, 1);
+    uint32_t from = w.n_commits;
+    worker_state(0, 2); /* grants both: one restored before, one not yet */
+    cr_assert_eq(w.n_commits - from, 2);
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 1), 1);
+    cr_assert_eq(last_commit()->header.state, JOB_QUEUED);
+    cr_assert_eq(last_commit()->header.revision, 1);
+    cr_assert_eq(last_commit()->header.grant, 0);
+    cr_assert_eq(count_sent(FRAME_JOB), 0);
+    w.auto_commit = true;
+    tick(); /* the two grants follow the restore */
+    cr_assert_eq(state_of(1), JOB_RUNNING);
+    cr_assert_eq(state_of(2), JOB_RUNNING);
+}
+
+Test(dispatch_jobs, a_job_submitted_in_the_middle_of_a_restore_is_not_restored_but_submitted)
+{
+    submit(1);
+    submit(2);
+    w.auto_commit = false;
+    restore_part(EVENT_RESTORE, 1);
+    submit(3);
+    cr_assert_eq(last_commit()->kind, OP_SUBMIT);
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 9), 1, "job 2 alone");
+    cr_assert_eq(count_sent(FRAME_ACCEPTED), 0);
+    w.auto_commit = true;
+    tick();
+    cr_assert_eq(state_of(3), JOB_QUEUED);
+}
+
+Test(dispatch_jobs, an_end_is_not_forgotten_before_its_part_of_the_restore)
+{
+    worker_in(0, 100);
+    worker_state(0, 2);
+    submit(1);
+    submit(2);
+    worker_done(0, lease_of(2));
+    cr_assert_eq(restore_part(EVENT_RESTORE, 1), 1);
+    sweep_for(LIMIT_RECENT_MS);
+    tick();
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 9), 1);
+    cr_assert_eq(last_commit()->header.state, JOB_SUCCEEDED);
+    tick();
+    cr_assert_null(job_in(2), "now it is");
+}
+
+Test(dispatch_jobs, a_fence_in_the_middle_of_a_restore_ends_it_with_the_term)
+{
+    for (uint32_t i = 1; i <= 4; i++) {
+        submit(i);
+    }
+    restore_part(EVENT_RESTORE, 2);
+    dispatch_destroy(&w.d);
+    w.epoch++;
+    dispatch_open(LIMIT_JOBS, 1ULL << 31);
+    loaded();
+    cr_assert_not(dispatch_is_restoring(w.d));
+    cr_assert_eq(restore_part(EVENT_RESTORE_MORE, 9), 0);
 }
 
 /* -- rebuild -- */

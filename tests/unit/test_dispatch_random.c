@@ -387,7 +387,13 @@ storm_step(void)
         takeover();
     } else if (any(30) == 0) {
         struct dispatch_event event = { .kind = EVENT_RESTORE };
-        say(&event);
+        do { /* nothing else is committed between two parts */
+            say(&event);
+            event.kind = EVENT_RESTORE_MORE;
+            while (s.n_ops - s.ops_next > OPS / 4) {
+                redis_commit();
+            }
+        } while (dispatch_is_restoring(w.d));
     }
     while (s.n_ops - s.ops_next > OPS / 4) {
         redis_commit();

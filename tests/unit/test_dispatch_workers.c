@@ -399,7 +399,7 @@ Test(dispatch_workers, the_same_lease_on_a_succeeded_record_is_acknowledged)
     cr_assert_eq(worker_done(0, lease), VERDICT_OK, "repeated: the ACK was lost");
     cr_assert_eq(count_sent(FRAME_ACK), 1);
     struct job_header header = job_in(1)->header;
-    later(LIMIT_RECENT_MS);
+    sweep_for(LIMIT_RECENT_MS);
     tick();
     cr_assert_null(job_in(1));
     worker_done(0, lease);
@@ -741,6 +741,50 @@ Test(dispatch_workers, a_drained_worker_finishes_and_gets_nothing_new)
     worker_in(0, 101);
     worker_state(0, 1);
     cr_assert_eq(state_of(2), JOB_RUNNING, "a new process is not drained");
+}
+
+static void
+drain(const char *worker)
+{
+    struct frame frame = { .kind = FRAME_ADMIN };
+    frame.admin = (struct admin){ ADMIN_DRAIN, slice_of(worker) };
+    gateway_says(0, frame);
+    cr_assert(seen(FRAME_ADMIN_ANSWER)->admin_answer.found);
+}
+
+/* Found by the storm, seed 10945: DRAIN met a full queue, and the worker idled for ever. */
+Test(dispatch_workers, a_drained_worker_that_still_pulls_is_told_again)
+{
+    start_one();
+    w.deaf = true;
+    drain("mia");
+    worker_state(0, 1);
+    cr_assert_eq(count_sent(FRAME_DRAIN), 1);
+    worker_state(0, 0);
+    cr_assert_eq(count_sent(FRAME_DRAIN), 0, "it knows");
+}
+
+/* Found by the storm, seed 23544. */
+Test(dispatch_workers, a_drain_outlives_the_eviction_of_its_worker)
+{
+    start_one();
+    drain("mia");
+    for (int ms = 0; ms < LIMIT_SILENCE_STATE_MS + 1000; ms += LIMIT_SWEEP_MS) {
+        later(LIMIT_SWEEP_MS);
+        sweep(NULL, 0);
+    }
+    cr_assert_eq(w.d->stats.evicted, 1);
+    w.workers[0].n_held = 0;
+    worker_in(1, 7); /* takes no slot that may be asked for again */
+    worker_hello(0);
+    cr_assert_eq(count_sent(FRAME_DRAIN), 1);
+    worker_state(0, 1);
+    submit(2);
+    worker_state(0, 1);
+    cr_assert_neq(w.d->roster.workers[roster_by_name(&w.d->roster, slice_of("mia"))].leases.count,
+                  1);
+    worker_in(0, 101);
+    cr_assert_eq(count_sent(FRAME_DRAIN), 0, "a new process is not drained");
 }
 
 Test(dispatch_workers, a_drain_of_nobody_is_answered_not_found)

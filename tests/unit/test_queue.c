@@ -91,13 +91,20 @@ pick(void)
 
 /* Picks and takes. */
 static struct job *
-take(void)
+take_as(const struct capability *who)
 {
-    uint32_t index = pick();
+    uint32_t index = queue_pick(&queue, who, avoids_nothing, NULL);
     cr_assert_neq(index, JOB_NOBODY);
     queue_remove(&queue, index);
-    queue_charge(&queue, job_at(&jobs, index));
+    queue_charge(&queue, who, job_at(&jobs, index));
     return job_at(&jobs, index);
+}
+
+static struct job *
+take(void)
+{
+    struct capability who = all();
+    return take_as(&who);
 }
 
 TestSuite(queue, .init = open_queue, .fini = close_queue);
@@ -131,6 +138,41 @@ Test(queue, classes_take_turns_16_4_1_and_none_starves)
     cr_assert_eq(turns[CLASS_HIGH], 160);
     cr_assert_eq(turns[CLASS_NORMAL], 40);
     cr_assert_eq(turns[CLASS_LOW], 10);
+}
+
+/* Found by the storm: each turn of a worker that could take nothing else ended the credit of a
+ * class that waited for another one, and it starved. */
+Test(queue, turns_of_workers_with_jobs_of_their_own_starve_nobody)
+{
+    struct capability one = all();
+    struct capability other = all();
+    one.turns = queue_turns(&queue, &one);
+    other.models[0] = queue_model(&queue, slice_of("other"));
+    other.turns = queue_turns(&queue, &other);
+    cr_assert_neq(one.turns, other.turns);
+    cr_assert_eq(queue_turns(&queue, &one), one.turns, "given out once");
+    struct envelope elsewhere = wants("acme", CLASS_NORMAL);
+    elsewhere.model = slice_of("other");
+    for (uint32_t i = 0; i < 100; i++) {
+        add_for("acme", CLASS_HIGH);
+        add_for("acme", CLASS_LOW);
+        add(&elsewhere);
+    }
+    uint32_t low = 0;
+    for (uint32_t i = 0; i < 34; i++) {
+        low += take_as(&one)->header.class_ == CLASS_LOW;
+        cr_assert_eq(take_as(&other)->header.class_, CLASS_NORMAL);
+    }
+    cr_assert_eq(low, 2, "1 of 17");
+}
+
+Test(queue, more_kinds_of_workers_than_there_are_turns_share_them)
+{
+    struct capability who = all();
+    for (uint32_t i = 0; i < 3 * LIMIT_KINDS; i++) {
+        who.features = i;
+        cr_assert_lt(queue_turns(&queue, &who), LIMIT_KINDS);
+    }
 }
 
 Test(queue, a_class_that_had_nothing_to_do_saves_no_turns)

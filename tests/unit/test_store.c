@@ -46,6 +46,13 @@ redis_client_is_up(const struct redis_client *self)
     return true;
 }
 
+uint64_t
+redis_client_connection(const struct redis_client *self)
+{
+    (void)self;
+    return 0;
+}
+
 void
 redis_client_reset(struct redis_client *self, const char *why)
 {
