@@ -139,7 +139,9 @@ on_drawing(void *owner, void *data)
     }
     event.job.index = drawing->index;
     event.job.serial = drawing->serial;
-    if (drawing->begun) {
+    if (!drawing->begun) { /* a job ahead that is handed back was never drawn */
+        check_drawn(self, &agent_held(self->agent, drawing->slot)->lease);
+    } else {
         drawing->step++;
         event = (struct agent_event){ .kind = AGENT_ON_STEP };
         event.step.index = drawing->index;
@@ -175,7 +177,6 @@ instance_draw(struct worker_host *self, const struct agent_effect *effect)
         not_drawn(self, effect);
         return;
     }
-    check_drawn(self, &agent_held(self->agent, effect->slot)->lease);
     struct drawing *drawing = sim_memory(sizeof *drawing);
     *drawing = (struct drawing){ .index = effect->instance,
                                  .slot = effect->slot,
