@@ -478,11 +478,13 @@ class Cluster:
     """One Drawbar. `broker` and `gateway` start with it unless they are told not to. `redis` are further
     arguments of its Redis: port, fsync."""
 
+    keep = False # the directory stays
+
     def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(), redis=None):
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
-        self.failed = self.keep = False # keep: the directory stays
+        self.failed = False
         try:
             self.redis = Redis(self.directory, redis_wrap, **(redis or {}))
             if broker:
