@@ -312,7 +312,8 @@ on_fenced(void *context)
 {
     struct broker *self = context;
     log_warn("leader-fenced token=%s", self->token);
-    term_end(self); /* the next renewal is refused as well, and the election stands by */
+    election_fenced(self->election);
+    term_end(self);
 }
 
 static void

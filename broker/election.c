@@ -45,12 +45,31 @@ hex16(char out[17])
 
 /* ---- leading ---- */
 
+/* Commits under the old token have numbers: it must not be had again, as a candidate of the same
+ * nonce would where the election that followed ours was lost. */
+static void
+step_down(struct election *self)
+{
+    self->standing = STANDBY;
+    hex16(self->nonce);
+}
+
 static void
 lost(struct election *self)
 {
-    self->standing = STANDBY;
+    step_down(self);
     log_warn("leader-lost token=%s", self->token);
     self->events.on_lost(self->events.context);
+}
+
+/* Not left to the next renewal: Redis may have lost the other election by then, and would take it,
+ * for a leader without a term. */
+void
+election_fenced(struct election *self)
+{
+    if (self->standing == LEADING) {
+        step_down(self);
+    }
 }
 
 static void
@@ -71,8 +90,7 @@ election_unreplicated(struct election *self, int64_t replicas)
         return;
     }
     say_unreplicated(self, replicas);
-    self->standing = STANDBY;
-    hex16(self->nonce); /* commits under the old token have numbers: it must not be had again */
+    step_down(self);
     redis_client_call(self->redis, NULL, NULL, "FCALL " FUNCTION_RESIGN " 0 %s", self->token);
 }
 

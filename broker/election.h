@@ -66,6 +66,8 @@ void election_destroy(struct election **self_p);
 struct redis_client *election_redis(struct election *self);
 /* The doors are open: told to gateways and workers with the next renewal, which happens now. */
 void election_open(struct election *self, const char *gateways, const char *workers);
+/* A commit was refused: somebody else leads, or did. Gives up the term; on_lost is not called. */
+void election_fenced(struct election *self);
 /* Only so many replicas confirmed a commit: gives up the term; on_lost is not called. */
 void election_unreplicated(struct election *self, int64_t replicas);
 /* Orderly stop: gives up the term; done(context) when Redis has answered or does not. */

@@ -19,8 +19,8 @@
  * With `replicas` a batch counts as committed only when as many replicas have confirmed it (WAIT,
  * LIMIT_WAIT_MS): until then nothing of it is told. Fewer: on_unreplicated, and nothing more.
  *
- * On a new connection nothing is sent before store_up() or store_restarted(): a batch numbered for a
- * Redis that has lost its tail would, delivered late, take the number of another one.
+ * On a new connection nothing is sent before store_up() or store_restarted(): a batch numbered for
+ * a Redis that has lost its tail would, delivered late, take the number of another one.
  *
  * After a restart of Redis the number of its last batch is read first. If batches that it had
  * acknowledged are gone, on_restore is asked for everything again, part by part as the parts leave;

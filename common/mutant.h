@@ -46,7 +46,7 @@ enum mutant {
     MUTANT_RESTOREMIX,
     MUTANT_NOWAIT,
     MUTANT_WAITOLD,
-    MUTANT_EARLYSEND,
+    MUTANT_FENCEDLEADS,
     MUTANT_COUNT,
 };
 extern enum mutant mutant_chosen;

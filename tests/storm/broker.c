@@ -187,10 +187,20 @@ term_end(struct broker_host *self)
     dispatch_destroy(&self->dispatch);
 }
 
+static void
+step_down(struct broker_host *self)
+{
+    if (self->standing == STANDING_LEADING && !MUTANT(FENCEDLEADS)) {
+        self->standing = STANDING_STANDBY;
+        self->nonce = any64();
+    }
+}
+
 void
 broker_fenced(struct broker_host *self)
 {
     trace("broker %u: fenced", self->index);
+    step_down(self);
     term_end(self);
 }
 
@@ -198,8 +208,8 @@ static void
 lost(struct broker_host *self)
 {
     trace("broker %u: deposed", self->index);
-    self->standing = STANDING_STANDBY;
-    self->polls_from_ms = storm.now_ms;
+    self->standing = STANDING_LEADING; /* whatever it was */
+    step_down(self);
     term_end(self);
 }
 
@@ -459,10 +469,18 @@ renew(struct broker_host *self)
 static void
 on_polled(struct broker_host *self)
 {
-    if (storm.now_ms - self->polled_ms > 300 && !MUTANT(NOGAP)) {
+    if (self->polled_ms == 0 || storm.now_ms - self->polled_ms > LIMIT_STANDBY_GAP_MS) {
         self->polls_from_ms = storm.now_ms; /* what happened meanwhile is not known */
     }
     self->polled_ms = storm.now_ms;
+}
+
+static bool
+is_steady(const struct broker_host *self)
+{
+    return MUTANT(NOGAP) ||
+           (self->polled_ms != 0 && storm.now_ms - self->polled_ms <= LIMIT_STANDBY_GAP_MS &&
+            storm.now_ms - self->polls_from_ms >= LIMIT_LEADER_TTL_MS);
 }
 
 static void
@@ -509,18 +527,13 @@ static void
 on_elect(void *owner, const struct command *command, const struct reply *reply)
 {
     struct broker_host *self = owner;
+    (void)command;
     self->asked = false;
     bool regaining = self->standing == STANDING_REGAINING;
     if (reply == NULL || (self->standing != STANDING_STANDBY && !regaining)) {
         return;
     }
     on_polled(self);
-    if (command->kind == COMMAND_LEADER) {
-        if (reply->kind == REPLY_NO && storm.now_ms - self->polls_from_ms >= LIMIT_LEADER_TTL_MS) {
-            elect(self);
-        }
-        return;
-    }
     if (reply->kind == REPLY_NO) {
         if (regaining) {
             lost(self);
@@ -545,6 +558,7 @@ elect(struct broker_host *self)
     self->asked = true;
     command->nonce = self->nonce;
     command->broker = self->index;
+    command->steady = self->standing == STANDING_REGAINING || is_steady(self);
     edge_send(command);
 }
 
@@ -556,12 +570,8 @@ poll_redis(struct broker_host *self)
     }
     if (self->standing == STANDING_LEADING) {
         renew(self);
-    } else if (self->standing == STANDING_REGAINING) {
+    } else if (self->standing == STANDING_STANDBY || self->standing == STANDING_REGAINING) {
         elect(self);
-    } else if (self->standing == STANDING_STANDBY) {
-        struct command *command = edge_command(&self->redis, COMMAND_LEADER, on_elect, self);
-        self->asked = true;
-        edge_send(command);
     }
 }
 
@@ -573,6 +583,13 @@ on_election_timer(void *owner, void *data)
     bool leading = self->standing == STANDING_LEADING;
     sim_at(storm.now_ms + (leading ? LIMIT_RENEW_MS : LIMIT_STANDBY_POLL_MS), &self->process,
            on_election_timer, self, data);
+}
+
+static void
+on_next_turn(void *owner, void *data)
+{
+    (void)data;
+    poll_redis(owner);
 }
 
 static void
@@ -588,7 +605,8 @@ on_handshake(void *owner, const struct command *command, const struct reply *rep
     } else if (self->standing == STANDING_LEADING && self->term_run == self->seen_run) {
         on_redis_back(self, false);
     }
-    poll_redis(self);
+    /* In the next turn: batches that waited for the connection go before the renewal. */
+    sim_at(storm.now_ms, &self->process, on_next_turn, self, NULL);
 }
 
 static void
@@ -596,9 +614,6 @@ on_up(void *owner)
 {
     struct broker_host *self = owner;
     self->seen_run = storm.redis.run;
-    if (!MUTANT(NOGAP)) {
-        self->polls_from_ms = storm.now_ms; /* it may be to a Redis that lost its tail */
-    }
     self->asked = false;
     edge_send(edge_command(&self->redis, COMMAND_HANDSHAKE, on_handshake, self));
 }
@@ -618,7 +633,7 @@ broker_start(struct broker_host *self)
     self->nonce = any64();
     self->redis_minus_mono_ms =
         (int64_t)REDIS_EPOCH_MS - self->process.clock_ms + between(-500, 500);
-    self->polls_from_ms = self->polled_ms = storm.now_ms;
+    self->polls_from_ms = self->polled_ms = 0;
     self->redis.process = &self->process;
     self->redis.on_up = on_up;
     self->redis.owner = self;

@@ -324,15 +324,26 @@ promote(void *owner, void *data)
     sim_at(storm.now_ms + between(10, 6000), NULL, old_follows, NULL, NULL);
 }
 
-/* What cuts off a replica disturbs connections, too. */
+/* For a while the leader's connection breaks again and again: what brings Redis down often does not
+ * come alone. */
 static void
 disturb_leader(void *owner, void *data)
 {
     struct broker_host *leader = broker_leader();
     (void)owner;
-    if (storm.redis.replica_cut && leader != NULL) {
-        edge_redis_stopped(&leader->redis);
-        sim_at(storm.now_ms + between(50, 500), NULL, disturb_leader, NULL, data);
+    if (storm.now_ms < (int64_t)tag_of(data) && storm.weather.faults_on) {
+        if (leader != NULL) {
+            edge_redis_stopped(&leader->redis);
+        }
+        sim_at(storm.now_ms + between(10, 400), NULL, disturb_leader, NULL, data);
+    }
+}
+
+static void
+disturb_from(int64_t at_ms)
+{
+    if (chance(500)) {
+        sim_at(at_ms, NULL, disturb_leader, NULL, tag((uint64_t)at_ms + 2500));
     }
 }
 
@@ -351,9 +362,7 @@ fail_over(void)
     if (!two) {
         stop_redis(false, 60000); /* until the other one is promoted */
     }
-    if (chance(300)) {
-        sim_at(storm.now_ms + between(1, 500), NULL, disturb_leader, NULL, NULL);
-    }
+    disturb_from(storm.now_ms + between(1, 500));
     sim_at(storm.now_ms + between(10, 4000), NULL, promote, NULL, tag(two));
 }
 
@@ -386,6 +395,7 @@ fault_redis(void)
             int64_t down = between(50, 9000);
             storm.no_broker_faults_until = storm.now_ms + down + 8000;
             stop_redis(true, down);
+            disturb_from(storm.now_ms + down + between(0, 500));
         }
         break;
     case 3:

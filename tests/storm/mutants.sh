@@ -47,7 +47,7 @@ NORESIGN       broker: an orderly stop lets the leader key run out
 RESTORELESS    core: a restore leaves out jobs that are on the move
 RESTOREMIX     store: transitions are committed among the parts of a restore
 NOWAIT         store: a batch counts before a replica has it
-EARLYSEND      store: batches are sent to a restarted Redis before it was asked what it has
+FENCEDLEADS    election: a fenced leader is a candidate under its old name
 WAITOLD        Redis: a batch sent again writes nothing, so that WAIT waits for nothing
 "
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/mutants.XXXXXX")

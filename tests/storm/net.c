@@ -267,7 +267,8 @@ net_send(uint8_t broker, const struct peer *to, const struct frame *frame, bool 
         !broker_is(links[number]) || !client_is(links[number])) {
         return false;
     }
-    if (storm.weather.faults_on && chance(storm.weather.lag)) {
+    bool rare = frame->kind == FRAME_DRAIN || frame->kind == FRAME_STOP; /* as often as others */
+    if (storm.weather.faults_on && (chance(storm.weather.lag) || (rare && chance(200)))) {
         fault(FAULT_QUEUE_FULL);
         *lagging = true;
         return true;

@@ -58,6 +58,10 @@ elect(const struct command *command, struct reply *reply)
     if (leader_holds(data) && data->leader_nonce != command->nonce) {
         return;
     }
+    if (!leader_holds(data) && data->epoch.number > 0 && !command->steady &&
+        !same_token(&data->resigned, &data->epoch)) {
+        return; /* its leader may live, and the key has only expired while Redis was away */
+    }
     if (!leader_holds(data)) {
         data->epoch = (struct token){ data->epoch.number + 1, any64() };
         data->last = 0;
@@ -67,11 +71,11 @@ elect(const struct command *command, struct reply *reply)
         data->leader_number = data->epoch.number;
         data->leader_broker = command->broker;
         data->leader_doors[0] = data->leader_doors[1] = false;
-        data->leader_until_ms = redis_time_ms() + LIMIT_LEADER_TTL_MS;
-        wrote(command);
         trace("redis: broker %u elected, epoch %llu", command->broker,
               (unsigned long long)data->epoch.number);
     }
+    data->leader_until_ms = redis_time_ms() + LIMIT_LEADER_TTL_MS;
+    wrote(command);
     reply->kind = REPLY_OK;
     reply->token = data->epoch;
     reply->number = data->sequence;
@@ -101,6 +105,7 @@ resign(const struct command *command)
 {
     if (same_token(&here->epoch, &command->token)) {
         here->has_leader = false;
+        here->resigned = command->token;
         wrote(command);
     }
 }

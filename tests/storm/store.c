@@ -104,7 +104,7 @@ flush(void *owner, void *data)
             }
             batch->n = self->next_n++;
         }
-        bool known = self->connection == broker->redis.connection || MUTANT(EARLYSEND);
+        bool known = self->connection == broker->redis.connection;
         if (batch->n != 0 && !batch->sent && broker->redis.up && known) {
             batch_send(broker, batch);
         }

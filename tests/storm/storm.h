@@ -216,7 +216,7 @@ struct command {
     uint64_t nonce, tag, n;
     uint8_t broker;
     bool doors[DOOR_SIDE_COUNT];
-    bool end_only;
+    bool end_only, steady;
     const struct paper_op *ops;
     uint32_t ids[PAGE], n_ids, from;
     char worker[8];
@@ -228,7 +228,7 @@ struct command {
 struct redis_data { /* what an append-only file would hold */
     struct record records[JOBS];
     uint8_t keys[KEYS]; /* first job of an idempotency key */
-    struct token epoch;
+    struct token epoch, resigned;
     bool has_leader;
     uint64_t leader_nonce, leader_until_ms, leader_number;
     uint8_t leader_broker;
