@@ -33,7 +33,7 @@ struct election {
     char gateways[160], workers[160];
     reactor_fn resigned;
     void *resigned_context;
-    bool told_waiting, told_unreplicated;
+    bool told_waiting, told_unreplicated, told_refused;
     bool unloaded; /* this connection's FUNCTION LOAD was refused for want of room */
 };
 
@@ -156,10 +156,14 @@ on_renewed(void *context, const redisReply *reply)
         return;
     }
     if (!is_number(reply, 1)) {
-        log_error("renew-refused error=\"%s\"",
-                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        if (!self->told_refused) { /* a full disk, for one, lasts; each commit says more */
+            log_error("renew-refused error=\"%s\"",
+                      reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        }
+        self->told_refused = true;
         return;
     }
+    self->told_refused = false;
     self->events.on_redis_time(self->events.context, (uint64_t)reply->element[1]->integer);
     if (strcmp(self->run_id, self->seen_run) != 0) {
         (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);

@@ -143,12 +143,27 @@ on_refused(struct posted *self, const struct refused *refused)
     posted_free(self);
 }
 
+/* Nobody stored the job in time: says what is away, and what to do. */
+static void
+answer_late(struct posted *self)
+{
+    char detail[160];
+    const char *why = "the broker did not answer in time";
+    if (!redis_client_is_up(self->gate->redis)) {
+        why = "Redis is away";
+    } else if (!broker_link_is_open(self->gate->jobs->link)) {
+        why = "no broker leads at the moment";
+    }
+    (void)snprintf(detail, sizeof detail, "The job was not %s: %s%s",
+                   self->has_key ? "confirmed" : "taken", why,
+                   self->has_key ? "; send it again with the same Idempotency-Key, it makes one job"
+                                 : "");
+    problem_send_away(self->exchange, detail);
+}
+
 static void
 on_outcome(void *context, const struct submit_outcome *outcome)
 {
-    static const char late[] = "No broker answered; the job was not taken";
-    static const char late_with_key[] =
-        "No broker answered in time; send it again with the same Idempotency-Key, it makes one job";
     struct posted *self = context;
     self->submit = NULL; /* told: dead */
     switch (outcome->verdict) {
@@ -162,7 +177,7 @@ on_outcome(void *context, const struct submit_outcome *outcome)
         on_refused(self, outcome->refused);
         return;
     case SUBMIT_LATE:
-        problem_send_away(self->exchange, self->has_key ? late_with_key : late);
+        answer_late(self);
         posted_free(self);
         return;
     case SUBMIT_VERDICT_COUNT:

@@ -405,7 +405,7 @@ enum ticket_state {
     TICKET_ACCEPTED,  /* 202 */
     TICKET_REFUSED,   /* 4xx, 503 */
     TICKET_WITHDRAWN, /* 503 after 5 s, WITHDRAW until answered */
-    TICKET_GONE,      /* its gateway died before it knew */
+    TICKET_GONE,      /* 503 after 5 s to one with a key, or its gateway died: it may exist */
 };
 struct ticket {
     enum ticket_state state;

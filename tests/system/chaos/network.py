@@ -133,7 +133,10 @@ class Network:
                     due, packet = held[0]
                 time.sleep(max(0.0, due - time.monotonic()))
                 held.popleft()
-                os.write(self.tun, packet)
+                try:
+                    os.write(self.tun, packet)
+                except OSError:
+                    return # closed: the test is over
         threading.Thread(target=give_back, daemon=True).start()
         while True:
             try:
