@@ -14,6 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum stop_phase {
+    STOP_NONE,
+    STOP_COMMITTING, /* no frame is heard any more; the store's answers are */
+    STOP_FAREWELL,   /* peers are told */
+    STOP_RESIGNING,
+    STOP_PHASE_COUNT,
+};
+
 struct broker {
     struct reactor *reactor;
     const struct options *options;
@@ -31,6 +39,9 @@ struct broker {
     int64_t rebuild_from_ms;
     enum durability durability;
     bool ready_told;
+    struct timer *leave;
+    int64_t leave_ms; /* what is not committed by then is left to the next leader */
+    enum stop_phase stop;
 };
 
 static struct moment
@@ -179,6 +190,9 @@ on_frame(void *context, const struct peer *from, const struct frame *frame,
          const struct envelope *envelope)
 {
     struct broker *self = context;
+    if (self->stop != STOP_NONE) {
+        return; /* said again to the next leader */
+    }
     if (frame->kind == FRAME_GATEWAY_HELLO && from->side == DOOR_GATEWAYS &&
         !store_is_shared(self, from, frame)) {
         return;
@@ -241,7 +255,11 @@ doors_open(struct broker *self)
 static void
 on_committed(void *context, const struct dispatch_event *committed)
 {
-    step(context, committed);
+    struct broker *self = context;
+    step(self, committed);
+    if (self->stop == STOP_COMMITTING) {
+        timer_in_ms(self->leave, 0);
+    }
 }
 
 static void
@@ -262,7 +280,7 @@ static void
 on_sweep(void *context, uint64_t redis_ms, const struct quiet_worker *quiet, uint32_t n)
 {
     struct broker *self = context;
-    if (self->dispatch == NULL || self->door == NULL) {
+    if (self->dispatch == NULL || self->door == NULL || self->stop != STOP_NONE) {
         return;
     }
     on_redis_time(self, redis_ms);
@@ -439,7 +457,7 @@ static void
 on_tick(void *context)
 {
     struct broker *self = context;
-    if (self->dispatch == NULL) {
+    if (self->dispatch == NULL || self->stop != STOP_NONE) {
         return;
     }
     struct dispatch_event event = { .kind = EVENT_TICK };
@@ -456,13 +474,49 @@ on_resigned(void *context)
     reactor_stop(self->reactor, 0);
 }
 
+/* First what was promised to Redis is answered, and so told to whom it concerns: a JOB that is
+ * granted and never sent would be taken back by the next leader. Then the peers hear that their
+ * sessions are over, and have a moment to. Then the doors close, and the term is given up. */
+static void
+on_leave(void *context)
+{
+    struct broker *self = context;
+    struct dispatch_event event = { .kind = EVENT_FAREWELL };
+    int64_t left_ms = self->leave_ms - clock_mono_ms();
+    switch (self->stop) {
+    case STOP_COMMITTING:
+        if (self->store != NULL && store_unanswered(self->store) > 0 && left_ms > 0) {
+            timer_in_ms(self->leave, left_ms);
+            break;
+        }
+        self->stop = STOP_FAREWELL;
+        step(self, &event);
+        timer_in_ms(self->leave, self->door != NULL ? LIMIT_FAREWELL_MS : 0);
+        break;
+    case STOP_FAREWELL:
+        self->stop = STOP_RESIGNING;
+        term_end(self);
+        election_resign(self->election, on_resigned, self);
+        break;
+    case STOP_NONE:
+    case STOP_RESIGNING:
+    case STOP_PHASE_COUNT:
+        assert(false);
+        break;
+    }
+}
+
 static void
 on_stop(void *context)
 {
     struct broker *self = context;
+    struct dispatch_event event = { .kind = EVENT_CLOSING };
     log_info("stopping");
-    term_end(self);
-    election_resign(self->election, on_resigned, self);
+    rebuild_destroy(&self->rebuild);
+    step(self, &event);
+    self->stop = STOP_COMMITTING;
+    self->leave_ms = clock_mono_ms() + LIMIT_REDIS_MS;
+    timer_in_ms(self->leave, 0);
 }
 
 int
@@ -482,6 +536,7 @@ broker_new(struct broker **out, struct reactor *reactor, const struct options *o
         on_redis_time, on_durability, on_refused, self,
     };
     int rc = timer_new(&self->tick, reactor, on_tick, self);
+    rc = rc ? rc : timer_new(&self->leave, reactor, on_leave, self);
     rc = rc ? rc : election_new(&self->election, reactor, &election_config, &events);
     if (rc == 0) {
         reactor_on_stop(reactor, on_stop, self);
@@ -504,6 +559,7 @@ broker_destroy(struct broker **self_p)
     dispatch_destroy(&self->dispatch);
     election_destroy(&self->election);
     timer_destroy(&self->tick);
+    timer_destroy(&self->leave);
     effects_destroy(&self->effects);
     free(self);
     *self_p = NULL;

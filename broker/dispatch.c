@@ -111,6 +111,24 @@ loaded(struct dispatch *self)
     self->rematch = true; /* workers that came during the rebuild */
 }
 
+/* Peers that hear it look for the next leader at once, and not when we have been silent. */
+static void
+farewell(struct dispatch *self)
+{
+    for (uint32_t slot = 0; slot < self->roster.n_workers; slot++) {
+        const struct worker *worker = &self->roster.workers[slot];
+        if (worker->used && worker->session != 0) {
+            send_frame(self, &worker->peer, worker->session, FRAME_NO_SESSION);
+        }
+    }
+    for (uint32_t gateway = 0; gateway < LIMIT_GATEWAYS; gateway++) {
+        const struct gateway *slot = &self->roster.gateways[gateway];
+        if (slot->used) {
+            send_frame(self, &slot->peer, slot->session, FRAME_NO_SESSION);
+        }
+    }
+}
+
 /* -- events -- */
 
 static enum verdict
@@ -152,6 +170,12 @@ on_event(struct dispatch *self, const struct dispatch_event *event)
     case EVENT_RESTORE:
     case EVENT_RESTORE_MORE:
         job_restore(self, event->kind == EVENT_RESTORE, event->most);
+        return VERDICT_OK;
+    case EVENT_CLOSING:
+        self->closing = true;
+        return VERDICT_OK;
+    case EVENT_FAREWELL:
+        farewell(self);
         return VERDICT_OK;
     case EVENT_KIND_COUNT:
         break;

@@ -53,6 +53,8 @@ enum dispatch_event_kind {
     EVENT_RESTORE,   /* Redis lost its tail: commit every live job and recent end again, part by
                         part; this is the first part, whatever was restored before */
     EVENT_RESTORE_MORE, /* the next part, while dispatch_is_restoring() */
+    EVENT_CLOSING,   /* an orderly stop begins: what is committed is told, nothing new is granted */
+    EVENT_FAREWELL,  /* and ends: every peer is told that its session is over */
     EVENT_KIND_COUNT,
 };
 
@@ -62,7 +64,7 @@ enum commit_outcome {
     COMMIT_KNOWN,   /* OP_SUBMIT: its idempotency key already made a job */
     COMMIT_ABSENT,  /* the record is gone or ended: we know less than Redis; the job is dropped,
                        unless an OP_RESTORE is on its way: then it is committed again behind that */
-    COMMIT_NO_ROOM, /* OP_SUBMIT: Redis is out of memory; nothing was written */
+    COMMIT_NO_ROOM, /* OP_SUBMIT: Redis is out of memory or disk; nothing was written */
     COMMIT_OUTCOME_COUNT,
 };
 

@@ -41,7 +41,7 @@ worker_serve(struct dispatch *self, uint32_t slot)
 {
     struct worker *worker = &self->roster.workers[slot];
     struct avoid_question question = { self, worker->incarnation };
-    while (self->loaded && worker_credit(worker) > 0) {
+    while (self->loaded && !self->closing && worker_credit(worker) > 0) {
         uint32_t index = queue_pick(&self->queue, &worker->can, job_avoids, &question);
         if (index == JOB_NOBODY) {
             return;

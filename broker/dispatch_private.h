@@ -22,6 +22,7 @@ struct dispatch {
     struct job_list recent;  /* ended, still in memory */
     struct job_list orphans; /* RUNNING, loaded, nobody has claimed them yet */
     bool loaded;
+    bool closing; /* nothing more is granted */
     bool rematch; /* a worker came free or went: look at all free ones once more */
     bool restoring;
     uint32_t restore_from; /* job slots before it are restored */

@@ -80,8 +80,10 @@ release_lost(struct dispatch *self, uint32_t index, enum fail_code code, bool co
     if (slot != ROSTER_NOBODY) {
         reason.worker = slice_of(self->roster.workers[slot].name);
     }
-    reason.message = slice_of(code == FAIL_WORKER_LOST ? "the worker fell silent and was evicted"
-                                                       : "the worker does not hold the job");
+    reason.message =
+        slice_of(code == FAIL_WORKER_LOST      ? "the worker fell silent and was evicted"
+                 : code == FAIL_WORKER_LEAVING ? "the worker left before it had the job"
+                                               : "the worker does not hold the job");
     job_release(self, index, &reason, counted, false);
 }
 
@@ -474,9 +476,12 @@ worker_regrant(struct dispatch *self, struct worker *worker, const struct lease 
 static enum verdict
 worker_bye(struct dispatch *self, uint32_t slot)
 {
-    static const struct list nothing;
     struct worker *worker = &self->roster.workers[slot];
-    release_unheld(self, &worker->leases, &nothing);
+    uint32_t next;
+    for (uint32_t index = worker->leases.first; index != JOB_NOBODY; index = next) {
+        next = job_at(&self->jobs, index)->next;
+        release_lost(self, index, FAIL_WORKER_LEAVING, false); /* its JOB met the BYE */
+    }
     struct op *op = &effects_add(self->effects, EFFECT_COMMIT)->op;
     *op = (struct op){ .kind = OP_WORKER_LEFT };
     char *name = effects_memory(self->effects, sizeof worker->name);

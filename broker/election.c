@@ -33,7 +33,8 @@ struct election {
     char gateways[160], workers[160];
     reactor_fn resigned;
     void *resigned_context;
-    bool told_waiting, told_unreplicated;
+    bool told_waiting, told_unreplicated, told_refused;
+    bool unloaded; /* this connection's FUNCTION LOAD was refused for want of room */
 };
 
 static void
@@ -155,10 +156,14 @@ on_renewed(void *context, const redisReply *reply)
         return;
     }
     if (!is_number(reply, 1)) {
-        log_error("renew-refused error=\"%s\"",
-                  reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        if (!self->told_refused) { /* a full disk, for one, lasts; each commit says more */
+            log_error("renew-refused error=\"%s\"",
+                      reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
+        }
+        self->told_refused = true;
         return;
     }
+    self->told_refused = false;
     self->events.on_redis_time(self->events.context, (uint64_t)reply->element[1]->integer);
     if (strcmp(self->run_id, self->seen_run) != 0) {
         (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
@@ -312,6 +317,24 @@ elect(struct election *self)
                       self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key, (int)steady);
 }
 
+static void functions_load(struct election *self, redis_reply_fn fn);
+
+static bool
+is_without_room(const redisReply *reply)
+{
+    return reply->type == REDIS_REPLY_ERROR &&
+           (strncmp(reply->str, "OOM", 3) == 0 || strncmp(reply->str, "MISCONF", 7) == 0);
+}
+
+static void
+on_loaded_late(void *context, const redisReply *reply)
+{
+    struct election *self = context;
+    if (reply != NULL && reply->type != REDIS_REPLY_ERROR) {
+        self->unloaded = false;
+    } /* else: the next timer */
+}
+
 static void
 on_timer(void *context)
 {
@@ -321,6 +344,9 @@ on_timer(void *context)
     timer_in_ms(self->timer, leading ? LIMIT_RENEW_MS : LIMIT_STANDBY_POLL_MS);
     if (self->asked || !redis_client_is_up(self->redis) || self->resigned != NULL) {
         return;
+    }
+    if (self->unloaded) {
+        functions_load(self, on_loaded_late);
     }
     if (leading) {
         renew(self);
@@ -430,7 +456,11 @@ on_loaded(void *context, const redisReply *reply)
     if (reply == NULL) {
         return;
     }
-    if (reply->type == REDIS_REPLY_ERROR) {
+    self->unloaded = is_without_room(reply);
+    if (self->unloaded) {
+        /* Those that a broker loaded before are there, and jobs that end make room. */
+        log_warn("redis-without-room error=\"%s\"", reply->str);
+    } else if (reply->type == REDIS_REPLY_ERROR) {
         log_error("redis-functions-refused error=\"%s\" cure=\"Redis 7.0 or newer is needed\"",
                   reply->str);
         self->events.on_refused(self->events.context);
@@ -438,6 +468,13 @@ on_loaded(void *context, const redisReply *reply)
     }
     redis_client_call(self->redis, on_config, self,
                       "CONFIG GET appendonly appendfsync maxmemory-policy");
+}
+
+static void
+functions_load(struct election *self, redis_reply_fn fn)
+{
+    redis_client_call(self->redis, fn, self, "FUNCTION LOAD REPLACE %b", functions_lua,
+                      functions_lua_length);
 }
 
 static void
@@ -449,8 +486,7 @@ on_up(void *context, const char *run_id)
     }
     (void)snprintf(self->seen_run, sizeof self->seen_run, "%s", run_id);
     self->asked = false;
-    redis_client_call(self->redis, on_loaded, self, "FUNCTION LOAD REPLACE %b", functions_lua,
-                      functions_lua_length);
+    functions_load(self, on_loaded);
 }
 
 static void

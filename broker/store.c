@@ -34,6 +34,8 @@ struct store {
     uint32_t retention_s;        /* as Redis's memory allows */
     uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
     bool asking;                 /* what Redis knows is not known: nothing is sent */
+    bool full;                   /* its disk is: nothing is sent until the next sweep */
+    bool told_full;              /* logged, until a batch is taken again */
     uint64_t connection;         /* on which our numbers hold: nothing is sent on a newer one */
     struct op_queue waiting;
     bool restoring;       /* on_restore has more: only OP_RESTOREs wait and are in flight */
@@ -158,6 +160,7 @@ batch_send(struct store *self, struct batch *batch)
     }
 }
 
+static void refuse_submits(struct store *self, struct op_queue *queue);
 static void restore_more(struct store *self);
 
 static void
@@ -165,10 +168,14 @@ store_flush(void *context)
 {
     struct store *self = context;
     self->depth++;
+    if (self->full) {
+        refuse_submits(self, &self->waiting);
+    }
     if (self->restoring && !self->asking && self->waiting.count < LIMIT_BATCH_OPS) {
         restore_more(self);
     }
-    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead && !self->asking; i++) {
+    for (uint32_t i = 0; i < LIMIT_BATCHES_IN_FLIGHT && !self->dead && !self->asking && !self->full;
+         i++) {
         struct batch *batch = &self->flight[i];
         if (batch->n == 0 && self->waiting.first != NULL) {
             batch_fill(self, batch);
@@ -233,6 +240,10 @@ batch_answered(struct store *self)
 {
     struct batch done = self->flight[0];
     self->answered_n = done.n;
+    if (self->told_full) {
+        self->told_full = false;
+        log_info("redis-has-room");
+    }
     done.ops.last = done.ops.first == NULL ? &done.ops.first : done.ops.last;
     for (uint32_t i = 1; i < LIMIT_BATCHES_IN_FLIGHT; i++) {
         self->flight[i - 1] = self->flight[i];
@@ -264,30 +275,54 @@ batch_lost(struct batch *batch)
     batch->doubtful = true;
 }
 
-/* Redis is out of memory: the submits are answered so, the rest goes through commit_end. */
+/* Takes the submits out of the queue and answers that there is no room. */
 static void
-batch_without_submits(struct store *self)
+refuse_submits(struct store *self, struct op_queue *queue)
 {
-    struct batch *batch = &self->flight[0];
     struct op_queue kept;
     struct op_queue refused;
     op_queue_setup(&kept);
     op_queue_setup(&refused);
-    for (struct packed_op *op; (op = op_queue_take(&batch->ops)) != NULL;) {
+    for (struct packed_op *op; (op = op_queue_take(queue)) != NULL;) {
         op_queue_append(op->kind == OP_SUBMIT ? &refused : &kept, op);
     }
-    op_queue_setup(&batch->ops);
+    op_queue_setup(queue);
     for (struct packed_op *op; (op = op_queue_take(&kept)) != NULL;) {
-        op_queue_append(&batch->ops, op);
+        op_queue_append(queue, op);
     }
-    batch->end_only = true; /* an empty batch still takes its number: later ones follow it */
-    batch->sent = false;
     for (struct packed_op *op; (op = op_queue_take(&refused)) != NULL;) {
         struct dispatch_event event = { .outcome = COMMIT_NO_ROOM };
         op_told(self, op, &event);
         free(op);
     }
+}
+
+/* The rest goes through commit_end. An empty batch still takes its number: later ones follow it. */
+static void
+batch_without_submits(struct store *self, struct batch *batch)
+{
+    batch->end_only = true;
+    batch->sent = false;
+    refuse_submits(self, &batch->ops);
     kick_now(self->kick);
+}
+
+/* Redis writes nothing, ends neither, until there is room on its disk. None of it ran, but of a
+ * doubtful batch a copy may have. */
+static void
+batch_halted(struct store *self, struct batch *batch, const char *error)
+{
+    if (!self->told_full) {
+        self->told_full = true;
+        log_error("redis-disk-full error=\"%s\" cure=\"make room where Redis keeps its append-only "
+                  "file; submits are refused until then, and ends wait\"",
+                  error);
+    }
+    self->full = true;
+    batch->sent = false;
+    if (!batch->doubtful) {
+        batch_without_submits(self, batch);
+    }
 }
 
 /* Redis is out of memory. */
@@ -299,7 +334,7 @@ batch_refused(struct store *self, struct batch *batch)
         batch->end_only = true;
         kick_now(self->kick);
     } else if (batch == &self->flight[0]) {
-        batch_without_submits(self);
+        batch_without_submits(self, batch);
     } /* else: its turn comes when the older one is answered */
 }
 
@@ -333,6 +368,8 @@ batch_reply(struct store *self, struct batch *batch, const redisReply *reply)
     } else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "OOM", 3) == 0 &&
                !batch->end_only) {
         batch_refused(self, batch);
+    } else if (reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "MISCONF", 7) == 0) {
+        batch_halted(self, batch, reply->str);
     } else {
         log_error("store-commit-refused error=\"%s\"",
                   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected reply");
@@ -575,6 +612,10 @@ static void
 store_sweep(void *context)
 {
     struct store *self = context;
+    if (self->full) { /* the oldest batch asks whether it still is */
+        self->full = false;
+        kick_now(self->kick);
+    }
     if (self->sweeping || !redis_client_is_up(self->redis)) {
         return;
     }

@@ -8,7 +8,8 @@
  * unanswered batch is sent again, word for word under its number, when the connection is back:
  * Redis applies each number once. A batch that Redis refuses for want of memory is formed again
  * without its submits, which are answered COMMIT_NO_ROOM; not if a copy of it may have run: then
- * its number stands for all its ops.
+ * its number stands for all its ops. While Redis's disk is full it refuses every write: submits are
+ * answered COMMIT_NO_ROOM at once, ends are sent again every LIMIT_SWEEP_MS until they are taken.
  *
  *     commit          kick                 reply OK
  *    --------> WAITING ----> IN FLIGHT n ------------> on_committed, one an op, in order

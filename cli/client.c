@@ -46,7 +46,7 @@ options_read(struct client *self, const struct client_command *command, int argc
 {
     struct option options[OPTIONS_MAX];
     struct config_common common;
-    struct string_list positionals = { .count = 0 };
+    struct string_list *positionals = &self->arguments;
     const struct option shared[] = {
         { "server", OPTION_STRING, address, "URL", "The server to ask.", 0, 0, false },
         { "timeout", OPTION_INT, &self->timeout_s, "S",
@@ -64,21 +64,22 @@ options_read(struct client *self, const struct client_command *command, int argc
                                      .options = options,
                                      .n_options = command->n_options + ARRAY_LENGTH(shared),
                                      .positional = command->positional,
-                                     .positionals = &positionals };
+                                     .positionals = positionals };
     char **words = arguments_long(argc, argv);
     int rc = config_load(&self->config, &common, &program, argc, words);
     free(words);
     if (rc != 0 || command->positional == NULL) {
         return rc;
     }
-    if (positionals.count != 1 || positionals.items[0][0] == '\0') {
+    bool more = positionals->count > 1 && !command->several;
+    if (more || positionals->count == 0 || positionals->items[0][0] == '\0') {
         (void)fprintf(stderr,
-                      positionals.count > 1 ? "%s: more than one %s; put it in quotes\n"
-                                            : "%s: %s is missing; see --help\n",
+                      more ? "%s: more than one %s; put it in quotes\n"
+                           : "%s: %s is missing; see --help\n",
                       command->name, command->positional);
         return -EINVAL;
     }
-    self->argument = positionals.items[0];
+    self->argument = positionals->items[0];
     return 0;
 }
 

@@ -12,13 +12,15 @@ struct client_command {
     const char *name; /* "drawbar submit" */
     const char *summary;
     const char *positional;       /* for --help; exactly one is required. NULL: none is taken */
+    bool several;                 /* one or more are taken: client.arguments */
     const struct option *options; /* its own, besides those of every client */
     size_t n_options;
 };
 
 struct client {
-    const char *name;     /* of the command */
-    const char *argument; /* the positional one */
+    const char *name;             /* of the command */
+    const char *argument;         /* the positional one, or the first */
+    struct string_list arguments; /* all of them */
     bool json;
     int64_t timeout_s;       /* 0: none */
     int64_t deadline_ms;     /* clock_mono_ms(); 0: none */

@@ -24,3 +24,4 @@ int command_status(int argc, char **argv);
 int command_wait(int argc, char **argv);
 int command_cancel(int argc, char **argv);
 int command_workers(int argc, char **argv);
+int command_drain(int argc, char **argv);

@@ -281,6 +281,8 @@ seat_ended(struct crew *self, struct seat *seat, int status)
         start_failed(self, seat, why);
     } else if (self->state == CREW_STOPPING) {
         stop_go_on(self);
+    } else if (self->state == CREW_UP && seat->member.may_leave && status == 0) {
+        tell(self, "%s has finished and left", seat->member.name);
     } else if (self->state == CREW_UP) {
         bool steady = now_ms - seat->started_ms >= LIMIT_UP_STEADY_MS;
         seat->back_off_ms =

@@ -8,7 +8,8 @@
  * A member of a rank starts when all members of lower ranks are ready; they stop in the opposite
  * order. A member that ends while the crew is UP is started again after LIMIT_RESTART_MIN_MS,
  * doubling to LIMIT_RESTART_MAX_MS while it does not live for LIMIT_UP_STEADY_MS. One that ends, or
- * is not ready in time, while the crew is STARTING fails the start.
+ * is not ready in time, while the crew is STARTING fails the start. One that may leave and ends
+ * with exit status 0 while the crew is UP stays away.
  *
  * Each member is a session of its own, so that a Ctrl-C of the terminal reaches us alone and the
  * order holds; it is killed with us whatever happens to us (PR_SET_PDEATHSIG). What it writes goes
@@ -24,6 +25,7 @@ struct crew; /* opaque */
 struct crew_member {
     char name[CREW_NAME];
     uint32_t rank;
+    bool may_leave; /* with exit status 0 it has left for good: it was drained */
     /* Asked before each start: the command, NULL-terminated, of at most CREW_WORDS words that live
      * until the next call; words[0] is the path. */
     void (*command)(void *context, const char *words[CREW_WORDS]);

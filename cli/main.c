@@ -34,6 +34,7 @@ static const struct command commands[] = {
     { "wait", command_wait, "follow a job until it ends; -o FILE saves the picture" },
     { "cancel", command_cancel, "cancel a job, queued or running" },
     { "workers", command_workers, "list the workers and their instances" },
+    { "drain", command_drain, "let workers finish what they draw, take nothing new, and leave" },
     { "version", command_version, "print the version" },
 };
 

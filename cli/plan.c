@@ -269,6 +269,8 @@ gateway_words(const struct plan *self, const struct plan_member *member, struct 
     add(words, "%s", uploads);
     add(words, "--artifacts");
     add(words, "%s", pictures);
+    add(words, "--linger-ms"); /* somebody waits behind Ctrl-C, and no load balancer looks */
+    add(words, "0");
     if (plan_is_open(self)) {
         add(words, "--insecure-plaintext");
     }
@@ -402,6 +404,7 @@ plan_enlist(struct plan *self, struct crew *crew)
     for (uint32_t i = 0; i < self->n_members; i++) {
         struct plan_member *mine = &self->members[i];
         struct crew_member member = { .rank = ranks[mine->kind],
+                                      .may_leave = mine->kind == PROGRAM_WORKER,
                                       .command = member_command,
                                       .context = mine,
                                       .environment = self->environment,

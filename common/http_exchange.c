@@ -44,7 +44,7 @@ exchange_release(struct http_exchange *exchange)
     exchange->request = NULL;
     exchange_file(exchange, &self->idle);
     self->n_unwritten--;
-    http_server_drain_step(self);
+    http_drain_step(self);
 }
 
 /* closecb: the connection is about to be freed, whatever the exchange was doing. */
@@ -111,7 +111,7 @@ exchange_new(struct http_server *self, struct evhttp_request *request)
     exchange->on_gone = NULL;
     self->n_unanswered++;
     self->n_unwritten++;
-    http_server_drain_step(self);
+    http_drain_step(self);
 
     struct evhttp_connection *connection = evhttp_request_get_connection(request);
     http_guard_clear(self->guard, fd_of(connection));
@@ -237,7 +237,7 @@ send_answer(struct http_exchange *exchange, int status, const char *content_type
         (void)snprintf(text, sizeof text, "%zu", length);
         http_add_header(exchange, "Content-Length", text); /* HEAD has it too, without the body */
     }
-    if (self->draining || self->config.parallel_max > 0) {
+    if (self->phase != DRAIN_NONE || self->config.parallel_max > 0) {
         exchange->closes = true;
     }
     if (exchange->closes) {
@@ -300,11 +300,12 @@ http_stream_start(struct http_exchange *exchange)
     http_add_header(exchange, "Content-Type", "text/event-stream");
     http_add_header(exchange, "Cache-Control", "no-store");
     http_add_header(exchange, "X-Accel-Buffering", "no"); /* nginx would collect the events */
-    if (self->draining || self->config.parallel_max > 0) {
+    if (self->phase != DRAIN_NONE || self->config.parallel_max > 0) {
         exchange->closes = true;
         http_add_header(exchange, "Connection", "close");
     }
     evhttp_send_reply_start(exchange->request, 200, http_phrase(200));
+    http_drain_on_stream(self);
 }
 
 bool

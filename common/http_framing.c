@@ -161,15 +161,14 @@ hex_digit(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* Decodes one argument's value; returns false where http_query_find() does. */
 static bool
-decode(const char *from, size_t length, char *out, size_t size)
+decode(const char *from, size_t length, char plus, char *out, size_t size)
 {
     size_t used = 0;
     for (size_t i = 0; i < length; i++) {
         char c = from[i];
         if (c == '+') {
-            c = ' ';
+            c = plus;
         } else if (c == '%') {
             int high = i + 2 < length ? hex_digit(from[i + 1]) : -1;
             int low = high < 0 ? -1 : hex_digit(from[i + 2]);
@@ -189,6 +188,12 @@ decode(const char *from, size_t length, char *out, size_t size)
 }
 
 bool
+http_decode(const char *from, size_t length, char *out, size_t size)
+{
+    return decode(from, length, '+', out, size);
+}
+
+bool
 http_query_find(const char *query, const char *name, char *out, size_t size)
 {
     size_t name_length = strlen(name);
@@ -197,7 +202,7 @@ http_query_find(const char *query, const char *name, char *out, size_t size)
         size_t key = strcspn(query, "=&");
         if (key == name_length && strncmp(query, name, key) == 0) {
             const char *value = query + key + (key < length);
-            if (decode(value, (size_t)(query + length - value), out, size)) {
+            if (decode(value, (size_t)(query + length - value), ' ', out, size)) {
                 return true;
             }
             break; /* the first one counts; a second must not stand in for a bad one */

@@ -14,6 +14,8 @@
 const char *http_framing_fault(struct evhttp_request *request);
 /* The standard phrase of a status, or one for its class. */
 const char *http_phrase(int status);
+/* Decodes the escapes of a piece of a path. False: a bad escape, a NUL, or too long for `size`. */
+bool http_decode(const char *from, size_t length, char *out, size_t size);
 /* Finds `name` in a raw query and decodes its value into out. False: absent, a bad escape, a NUL
  * or too long for `size`; then out is "". */
 bool http_query_find(const char *query, const char *name, char *out, size_t size);

@@ -7,14 +7,21 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
-/* Values of guard_entry.deadline_ms that are no time. */
-#define DEADLINE_NONE    INT64_MAX
-#define DEADLINE_RESTING (INT64_MAX - 1)
+#define DEADLINE_NONE INT64_MAX
+
+enum guard_phase {
+    GUARD_NEW,     /* accepted, not a byte came */
+    GUARD_PART,    /* a part of a request came */
+    GUARD_TAKEN,   /* the request is in our hands, or its answer is being written */
+    GUARD_RESTING, /* answered, and nothing came since */
+    GUARD_PHASE_COUNT,
+};
 
 struct guard_entry {
     struct http_guard *guard;
     uint64_t cookie; /* 0: no connection */
     int64_t deadline_ms;
+    enum guard_phase phase;
 };
 
 struct http_guard {
@@ -57,9 +64,13 @@ bytes_came(struct evbuffer *input, const struct evbuffer_cb_info *info, void *co
 {
     (void)input;
     struct guard_entry *entry = context;
-    if (entry->deadline_ms == DEADLINE_RESTING && info->n_added > 0) {
+    if (info->n_added == 0 || entry->phase == GUARD_PART || entry->phase == GUARD_TAKEN) {
+        return;
+    }
+    if (entry->phase == GUARD_RESTING) {
         entry->deadline_ms = clock_mono_ms() + entry->guard->request_ms;
     }
+    entry->phase = GUARD_PART;
 }
 
 static void
@@ -77,7 +88,7 @@ watch(struct http_guard *self, struct bufferevent *connection)
     }
     struct guard_entry *entry = &self->entries[fd];
     self->n_open += entry->cookie == 0;
-    *entry = (struct guard_entry){ self, cookie, clock_mono_ms() + self->request_ms };
+    *entry = (struct guard_entry){ self, cookie, clock_mono_ms() + self->request_ms, GUARD_NEW };
     self->top = fd > self->top ? fd : self->top;
     evbuffer_add_cb(bufferevent_get_input(connection), bytes_came, entry);
 }
@@ -116,6 +127,7 @@ http_guard_clear(struct http_guard *self, int fd)
     struct guard_entry *entry = entry_of(self, fd);
     if (entry != NULL) {
         entry->deadline_ms = DEADLINE_NONE;
+        entry->phase = GUARD_TAKEN;
     }
 }
 
@@ -133,7 +145,8 @@ http_guard_rest(struct http_guard *self, int fd)
 {
     struct guard_entry *entry = entry_of(self, fd);
     if (entry != NULL) {
-        entry->deadline_ms = DEADLINE_RESTING;
+        entry->deadline_ms = DEADLINE_NONE;
+        entry->phase = GUARD_RESTING;
     }
 }
 
@@ -160,6 +173,35 @@ http_guard_recount(struct http_guard *self)
         struct guard_entry *entry = entry_of(self, fd);
         if (entry != NULL && !(cookie_of(fd, &cookie) && cookie == entry->cookie)) {
             entry_forget(entry);
+        }
+    }
+}
+
+bool
+http_guard_expects(const struct http_guard *self)
+{
+    int64_t now_ms = clock_mono_ms();
+    for (int fd = 0; fd <= self->top; fd++) {
+        const struct guard_entry *entry = &self->entries[fd];
+        int64_t age_ms = now_ms - (entry->deadline_ms - self->request_ms);
+        uint64_t cookie = 0;
+        bool comes = entry->phase == GUARD_PART ||
+                     (entry->phase == GUARD_NEW && age_ms < LIMIT_HTTP_FIRST_MS);
+        if (entry->cookie != 0 && comes && cookie_of(fd, &cookie) && cookie == entry->cookie) {
+            return true;
+        }
+    }
+    return self->n_fresh > 0;
+}
+
+void
+http_guard_shut_all(struct http_guard *self)
+{
+    for (int fd = 0; fd <= self->top; fd++) {
+        uint64_t cookie = 0;
+        if (entry_of(self, fd) != NULL && cookie_of(fd, &cookie) &&
+            cookie == self->entries[fd].cookie) {
+            http_guard_shut(fd);
         }
     }
 }

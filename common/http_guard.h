@@ -38,5 +38,10 @@ void http_guard_forget(struct http_guard *self, int fd);
 uint32_t http_guard_count(const struct http_guard *self);
 /* Forgets connections that are closed: one system call for each that is counted. */
 void http_guard_recount(struct http_guard *self);
+/* True while a request is on its way: a part of one came, or a connection is younger than
+ * LIMIT_HTTP_FIRST_MS and has sent nothing. Looks at every entry. */
+bool http_guard_expects(const struct http_guard *self);
+/* Ends every connection that is open, as http_guard_shut(). */
+void http_guard_shut_all(struct http_guard *self);
 /* Ends a connection now; evhttp hears of it in a later turn of the loop. */
 void http_guard_shut(int fd);

@@ -19,7 +19,7 @@
 void
 http_server_accept_or_pause(struct http_server *self)
 {
-    if (self->config.parallel_max == 0 || self->door == NULL) {
+    if (self->config.parallel_max == 0 || self->door == NULL || self->waits) {
         return;
     }
     bool full = http_guard_count(self->guard) >= self->config.parallel_max;
@@ -139,34 +139,11 @@ open_door(struct http_server *self)
         return -ENOMEM;
     }
     self->listener = evhttp_bound_socket_get_listener(self->door);
+    self->waits = self->config.opens_later;
+    if (self->waits) {
+        evconnlistener_disable(self->listener);
+    }
     return 0;
-}
-
-static void
-drain_over(void *context)
-{
-    struct http_server *self = context;
-    reactor_fn drained = self->drained;
-    timer_stop(self->drain_limit);
-    timer_stop(self->drain_lull);
-    self->drained = NULL;
-    if (drained != NULL) {
-        drained(self->drained_context);
-    }
-}
-
-void
-http_server_drain_step(struct http_server *self)
-{
-    if (!self->draining || self->drained == NULL) {
-        return;
-    }
-    if (self->n_unwritten > 0) {
-        timer_stop(self->drain_lull);
-    } else {
-        timer_in_ms(self->drain_lull,
-                    http_guard_count(self->guard) == 0 ? 0 : LIMIT_HTTP_LINGER_MS);
-    }
 }
 
 int
@@ -184,8 +161,7 @@ http_server_new(struct http_server **out, struct reactor *reactor,
     self->scratch = evbuffer_new();
     int rc = self->http == NULL || self->scratch == NULL ? -ENOMEM : 0;
     rc = rc ? rc : http_guard_new(&self->guard, reactor, request_ms, on_sweep, self);
-    rc = rc ? rc : timer_new(&self->drain_limit, reactor, drain_over, self);
-    rc = rc ? rc : timer_new(&self->drain_lull, reactor, drain_over, self);
+    rc = rc ? rc : http_drain_new(self);
     rc = rc ? rc : open_door(self);
     if (rc != 0) {
         http_server_destroy(&self);
@@ -213,14 +189,22 @@ http_server_destroy(struct http_server **self_p)
         LIST_REMOVE(exchange, link);
         free(exchange);
     }
-    timer_destroy(&self->drain_lull);
-    timer_destroy(&self->drain_limit);
+    http_drain_destroy(self);
     http_guard_destroy(&self->guard);
     if (self->scratch != NULL) {
         evbuffer_free(self->scratch);
     }
     free(self);
     *self_p = NULL;
+}
+
+void
+http_server_open(struct http_server *self)
+{
+    if (self->waits && self->door != NULL) {
+        self->waits = false;
+        evconnlistener_enable(self->listener);
+    }
 }
 
 uint16_t
@@ -233,28 +217,4 @@ uint32_t
 http_server_in_flight(const struct http_server *self)
 {
     return self->n_unanswered;
-}
-
-void
-http_server_drain(struct http_server *self, int64_t limit_ms, reactor_fn done, void *context)
-{
-    if (self->draining) {
-        return;
-    }
-    self->draining = true;
-    self->drained = done;
-    self->drained_context = context;
-    evhttp_del_accept_socket(self->http, self->door);
-    self->door = NULL;
-    struct http_exchange *exchange = NULL;
-    while ((exchange = LIST_FIRST(&self->streams)) != NULL) {
-        reactor_fn on_gone = exchange->on_gone;
-        void *on_gone_context = exchange->context;
-        http_stream_end(exchange);
-        if (on_gone != NULL) {
-            on_gone(on_gone_context);
-        }
-    }
-    timer_in_ms(self->drain_limit, limit_ms);
-    http_server_drain_step(self);
 }

@@ -52,6 +52,9 @@ struct http_server_config {
      * connects and says nothing holds a place for request_ms. */
     uint32_t parallel_max;
     int64_t request_ms; /* 0: LIMIT_HTTP_REQUEST_MS; tests have less time */
+    /* Clients can connect at once, and are served from http_server_open() on: who restarts in the
+     * place of another is not seen half made. */
+    bool opens_later;
     void (*on_request)(void *context, struct http_exchange *exchange);
     void *context;
 };
@@ -63,11 +66,27 @@ int http_server_new(struct http_server **out, struct reactor *reactor,
  * callback of this server. */
 void http_server_destroy(struct http_server **self_p);
 uint16_t http_server_port(const struct http_server *self);
-/* Stops accepting, answers carry `Connection: close`; done(context) once, from the loop, when every
- * answer is written and no request came for LIMIT_HTTP_LINGER_MS on a connection that is still open
- * (so that who sent one just now is answered, not cut), or after limit_ms. Streams are ended at
- * once, each with its on_gone. */
-void http_server_drain(struct http_server *self, int64_t limit_ms, reactor_fn done, void *context);
+/* With opens_later: serves from now on. Again, or without it: changes nothing. */
+void http_server_open(struct http_server *self);
+/* An orderly end. From its begin on every answer carries `Connection: close`.
+ *
+ *     LINGER --linger_ms--> DEAF --nobody waits at the door--> CLOSED --all answered--> over
+ *
+ * LINGER: new connections are served as ever, so that a load balancer has time to hear that this
+ * server is leaving. DEAF: no new connection begins; those that the kernel holds are accepted, so
+ * that the close resets none. CLOSED: connections are refused, streams are ended, each with its
+ * on_gone. Over: every answer is written, no connection is in the middle of a request or younger
+ * than LIMIT_HTTP_FIRST_MS and without one, and no request came for LIMIT_HTTP_LINGER_MS. Then what
+ * is idle is closed. */
+struct http_drain {
+    int64_t linger_ms;    /* 0: none */
+    int64_t limit_ms;     /* of the rest; then it is over, whoever still waits */
+    reactor_fn on_closed; /* CLOSED begins: answer what would be held for long. NULL: nothing is */
+    reactor_fn done;      /* once, from the loop */
+    void *context;        /* of both */
+};
+/* Begins it; *order is copied. Again: changes nothing. */
+void http_server_drain(struct http_server *self, const struct http_drain *order);
 /* Requests given to on_request and not yet answered; a stream is answered when it starts. */
 uint32_t http_server_in_flight(const struct http_server *self);
 

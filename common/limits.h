@@ -119,7 +119,11 @@ enum {
     LIMIT_HTTP_HEADERS = 16384,     /* bytes */
     LIMIT_HTTP_CONNECTIONS = 32768, /* file descriptors the guard can hold */
     LIMIT_HTTP_SWEEP_MS = 250,      /* how late a deadline may be noticed */
-    LIMIT_HTTP_LINGER_MS = 100, /* of a drain: requests already on their way still get an answer */
+    LIMIT_HTTP_LINGER_MS = 100, /* of a drain: what is already on its way still comes (choice) */
+    LIMIT_HTTP_FIRST_MS = 1000, /* of a drain: a new connection's time for its request (choice) */
+    LIMIT_HTTP_DEAF_MS = 5,     /* of a drain: a handshake under way ends in it on any LAN; who
+                                    begins one then has to wait 1 s for its kernel's next try */
+    LIMIT_HTTP_DOOR_MS = 5,     /* of a drain: between two looks who waits at the door (choice) */
     LIMIT_HTTP_HELD_READ = 64 * 1024, /* bytes read ahead of an answer: pipelined requests */
     LIMIT_HTTP_REFUSED_BYTES =
         64 * 1024,                 /* over body_max still read, so that 413 is a problem+json */
@@ -132,6 +136,7 @@ enum {
     LIMIT_WAIT_S = 60,         /* ?wait=N and Prefer: wait=N */
     LIMIT_SUBMITS_HELD = 4096, /* in one gateway reactor during a fail-over. rules 2 */
     LIMIT_SUBMITS_HELD_MIB = 64,
+    LIMIT_DRAINS_HELD = 256,     /* questions to drain a worker, in one reactor (choice) */
     LIMIT_SUBMIT_MS = 5000,      /* then 503 and WITHDRAW. rules 2 */
     LIMIT_GATEWAY_THREADS = 32,  /* reactors of one gateway, a session each (choice) */
     LIMIT_LIST_JOBS = 100,       /* of one answer of GET /v1/jobs */
@@ -162,11 +167,12 @@ enum {
     LIMIT_SHARD_AGE_S = 3600,      /* an empty shard whose hour ended this long ago is removed */
 
     /* -- instances -- */
-    LIMIT_INSTANCES = 16,         /* of one agent (choice) */
-    LIMIT_STUCK_STEPS = 10,       /* times the usual step without one: the attempt fails. rules 2 */
-    LIMIT_STUCK_MS = 60000,       /* and at least this; --stuck-ms for tests */
-    LIMIT_OPAQUE_MS = 600000,     /* the same for instances that tell no steps */
-    LIMIT_PROBE_MS = 1000,        /* between two health checks */
+    LIMIT_INSTANCES = 16,     /* of one agent (choice) */
+    LIMIT_PLACE_JOBS = 3,     /* at an instance: one encoded and fetched, one drawn, one ahead */
+    LIMIT_STUCK_STEPS = 10,   /* times the usual step without one: the attempt fails. rules 2 */
+    LIMIT_STUCK_MS = 60000,   /* and at least this; --stuck-ms for tests */
+    LIMIT_OPAQUE_MS = 600000, /* the same for instances that tell no steps */
+    LIMIT_PROBE_MS = 1000,    /* between two health checks */
     LIMIT_PROBE_ANSWER_MS = 3000, /* a health check not answered by then failed (choice) */
     LIMIT_PROBES_FAILED = 3,      /* in a row: the instance is taken to be gone (choice) */
     LIMIT_ERROR_STREAK = 3,       /* jobs failed in a row: the instance is taken out (choice) */
@@ -216,10 +222,13 @@ enum {
     LIMIT_HELLO_MS = 100,            /* between two HELLOs on one socket (choice) */
     LIMIT_PLACE_WAIT_MS =
         5000,                /* a JOB whose promised place is gone is handed back then (choice) */
+    LIMIT_AHEAD_MS = 250,    /* before the end of a drawing the next job is asked for: a commit, two
+                                round trips of 50 ms, and a step in which its text is encoded */
     LIMIT_UPLOAD_MS = 30000, /* one PUT: LIMIT_PICTURE_BYTES at 10 Mbit/s */
     LIMIT_UPLOAD_RETRY_MS = 250,      /* after all bases failed, doubling to ... */
     LIMIT_UPLOAD_RETRY_MAX_MS = 5000, /* ... this (choice) */
     LIMIT_LEAVE_MS = 2000,            /* from the last FAIL to its ACK when leaving (choice) */
+    LIMIT_FAREWELL_MS = 20,           /* the same for a broker's last frames (choice) */
     LIMIT_BYE_MS = 200,               /* ZeroMQ's thread writes the BYE (choice) */
     LIMIT_FACTS_BYTES = 8192,         /* of a beat: what Redis keeps for each worker (choice) */
 
@@ -231,6 +240,9 @@ enum {
         30000,                /* a server that answered before is asked again this long (choice) */
     LIMIT_ASK_AGAIN_MS = 200, /* doubling to ... */
     LIMIT_ASK_AGAIN_MAX_MS = 2000, /* ... this (choice) */
+    LIMIT_DRAIN_LOOK_MS = 500,     /* between two looks whether a worker has left (choice) */
+    LIMIT_DRAIN_AGAIN_MS = 5000,   /* a worker that beats and does not say that it drains is told
+                                      again: two beats and a half */
     LIMIT_STREAM_QUIET_MS = 35000, /* an event stream without a byte: two comments were missed */
     LIMIT_STREAM_EVENT =
         256 * 1024,             /* bytes of one event: a prompt in escapes is 96 KiB (choice) */
@@ -244,7 +256,10 @@ enum {
     /* -- the rest -- */
     LIMIT_LOG_LINE = 2048,
     LIMIT_HELPER_QUEUE = 256,
-    LIMIT_DRAIN_MS = 30000, /* SIGTERM to the end of an orderly stop */
+    LIMIT_DRAIN_MS = 30000,         /* SIGTERM to the end of an orderly stop */
+    LIMIT_GATEWAY_OPEN_MS = 1000,   /* of a start: Redis may take so long; then clients hear 503 */
+    LIMIT_GATEWAY_LINGER_MS = 1000, /* --linger-ms: load balancers look that often (choice) */
+    LIMIT_GATEWAY_LINGER_MAX_MS = 60000, /* of it (choice) */
 };
 
 _Static_assert(LIMIT_SUSPECT_MS >= 3 * LIMIT_STATE_MS, "two lost STATEs never make a peer suspect");
@@ -256,4 +271,5 @@ _Static_assert((int)LIMIT_WAIT_MS + (int)LIMIT_STANDBY_POLL_MS < (int)LIMIT_LEAD
                "an election that waits for a replica is asked again before it runs out");
 _Static_assert(LIMIT_STREAM_QUIET_MS > 2 * LIMIT_SSE_COMMENT_MS, "one lost comment ends no stream");
 _Static_assert(LIMIT_UP_STOP_MS > LIMIT_DRAIN_MS, "a child that drains in time is never killed");
+_Static_assert(LIMIT_DRAIN_AGAIN_MS > 2 * LIMIT_BEAT_MS, "one lost beat tells no drain again");
 _Static_assert(LIMIT_GATEWAYS <= 64, "a job's watchers are 64 bits");

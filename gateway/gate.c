@@ -16,8 +16,16 @@ on_drained(void *context)
     reactor_stop(self->reactor, self->rc);
 }
 
-/* The drain begins: what waits for a job's end is answered with what the job is now; submits have
- * their answer within LIMIT_SUBMIT_MS. */
+/* The door is closed: what waits for a job's end is answered with what the job is now, and asks
+ * another gateway; submits have their answer within LIMIT_SUBMIT_MS. */
+static void
+on_closed(void *context)
+{
+    struct gate *self = context;
+    waits_end(self->waits);
+}
+
+/* The drain begins: /readyz says so, and everything else is served as ever for a while. */
 static void
 on_stop_event(evutil_socket_t fd, short what, void *context)
 {
@@ -29,8 +37,13 @@ on_stop_event(evutil_socket_t fd, short what, void *context)
     }
     self->stopping = true;
     self->rc = told > 1 ? -EPROTO : 0; /* see gate_stop() */
-    waits_end(self->waits);
-    http_server_drain(self->http, LIMIT_DRAIN_MS, on_drained, self);
+    int64_t linger_ms = self->rc == 0 ? self->shared->settings->linger_ms : 0;
+    const struct http_drain order = { .linger_ms = linger_ms,
+                                      .limit_ms = LIMIT_DRAIN_MS,
+                                      .on_closed = on_closed,
+                                      .done = on_drained,
+                                      .context = self };
+    http_server_drain(self->http, &order);
 }
 
 void
@@ -51,6 +64,23 @@ on_signal(void *context)
     self->shared->give_up(self->shared->context, 0);
 }
 
+/* Redis answers, or has had its time to: until then a client would hear 503 from a gateway that is
+ * only starting, and it can wait at the door. */
+static void
+open_door(void *context)
+{
+    struct gate *self = context;
+    timer_stop(self->opening);
+    http_server_open(self->http);
+}
+
+static void
+on_redis_up(void *context, const char *run_id)
+{
+    (void)run_id;
+    open_door(context);
+}
+
 static void
 on_refused(void *context)
 {
@@ -65,6 +95,7 @@ server_open(struct gate *self, uint16_t port)
     struct http_server_config config = { .host = settings->host,
                                          .port = port,
                                          .body_max = LIMIT_HTTP_BODY_BYTES,
+                                         .opens_later = true,
                                          .on_request = routes_serve,
                                          .context = self };
     int rc = 0;
@@ -102,11 +133,11 @@ int
 gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16_t port)
 {
     CLEANUP(gate_destroy) struct gate *self = calloc(1, sizeof *self);
-    const struct redis_events redis_events = { 0 };
     char host[40] = "";
     if (self == NULL) {
         return -ENOMEM;
     }
+    const struct redis_events redis_events = { .on_up = on_redis_up, .context = self };
     self->shared = shared;
     self->stop_fd = -1;
     self->is_first = n == 0;
@@ -116,6 +147,7 @@ gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16
     rc = rc ? rc : record_unpacker_new(&self->unpacker);
     rc = rc ? rc : helper_thread_new(&self->helper, self->reactor);
     rc = rc ? rc : stop_event_open(self);
+    rc = rc ? rc : timer_new(&self->opening, self->reactor, open_door, self);
     rc = rc ? rc
             : redis_client_new(&self->redis, self->reactor, shared->settings->redis_url,
                                &redis_events);
@@ -134,6 +166,7 @@ gate_new(struct gate **out, const struct gate_shared *shared, uint32_t n, uint16
     rc = rc ? rc : server_open(self, port);
     if (rc == 0) {
         reactor_on_stop(self->reactor, on_signal, self);
+        timer_in_ms(self->opening, LIMIT_GATEWAY_OPEN_MS);
         *out = self;
         self = NULL;
     }
@@ -148,6 +181,7 @@ gate_destroy(struct gate **self_p)
         return;
     }
     /* Who calls back goes first: pictures being read, clients, answers of Redis. */
+    timer_destroy(&self->opening);
     helper_thread_destroy(&self->helper);
     http_server_destroy(&self->http);
     if (self->jobs != NULL) {

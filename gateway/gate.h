@@ -33,6 +33,7 @@ struct gate {
     struct http_server *http;
     struct record_unpacker unpacker; /* for one view at a time */
     struct event *stop_event;
+    struct timer *opening; /* Redis does not answer: clients are told so */
     int stop_fd;
     bool is_first, stopping;
     int rc; /* to leave with */

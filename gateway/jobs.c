@@ -31,6 +31,7 @@ on_open(void *context, const struct gateway_welcome *welcome)
     }
     submits_on_open(self->submits);
     cancels_on_open(self->cancels);
+    drains_on_open(self->drains);
     lookups_on_open(self->lookups);
 }
 
@@ -50,6 +51,8 @@ on_frame(void *context, const struct frame *frame)
     } else if (frame->kind == FRAME_ANSWER) {
         cancels_on_answer(self->cancels, &frame->answer);
         submits_on_frame(self->submits, frame);
+    } else if (frame->kind == FRAME_ADMIN_ANSWER) {
+        drains_on_answer(self->drains, &frame->admin_answer);
     } else if (frame->kind == FRAME_ACCEPTED || frame->kind == FRAME_KNOWN ||
                frame->kind == FRAME_REFUSED) {
         submits_on_frame(self->submits, frame);
@@ -87,6 +90,7 @@ jobs_new(struct jobs **out, const struct jobs_config *config)
     int rc = broker_link_new(&self->link, config->reactor, config->redis, &link);
     rc = rc ? rc : submits_new(&self->submits, config->reactor, self->link);
     rc = rc ? rc : cancels_new(&self->cancels, config->reactor, self->link);
+    rc = rc ? rc : drains_new(&self->drains, config->reactor, self->link);
     rc = rc ? rc : lookups_new(&self->lookups, config->reactor, self->link, config->redis);
     if (rc == 0) {
         *out = self;
@@ -110,6 +114,7 @@ jobs_destroy(struct jobs **self_p)
     }
     submits_destroy(&self->submits);
     cancels_destroy(&self->cancels);
+    drains_destroy(&self->drains);
     lookups_destroy(&self->lookups);
     broker_link_destroy(&self->link);
     free(self);

@@ -1,12 +1,13 @@
 #pragma once
 /*
- * jobs — what a face can do with jobs: submit, cancel, look up, watch.
+ * jobs — what a face can do with jobs: submit, cancel, look up, watch; and drain a worker.
  *
  * One a reactor. It owns the session with the broker and hands each frame to the part that waits
- * for it. Faces use the parts directly: submits_add(), cancels_add(), lookups_ask(),
- * lookups_watch(), and job_wait.h for "until it has ended".
+ * for it. Faces use the parts directly: submits_add(), cancels_add(), drains_add(),
+ * lookups_ask(), lookups_watch(), and job_wait.h for "until it has ended".
  */
 #include "gateway/cancels.h"
+#include "gateway/drains.h"
 #include "gateway/lookups.h"
 #include "gateway/submits.h"
 
@@ -16,6 +17,7 @@ struct jobs {
     struct broker_link *link;
     struct submits *submits;
     struct cancels *cancels;
+    struct drains *drains;
     struct lookups *lookups;
     struct artifacts *artifacts; /* told the upload keys; borrowed */
     reactor_fn on_refused;

@@ -9,22 +9,24 @@
 #include "gateway/request.h"
 
 enum problem {
-    PROBLEM_MALFORMED,    /* 400: not JSON */
-    PROBLEM_ARGUMENT,     /* 400: a query argument or header is wrong */
-    PROBLEM_NO_ROUTE,     /* 404: no such page */
-    PROBLEM_UNKNOWN,      /* 404: no such job, or another tenant's, or no such picture */
-    PROBLEM_METHOD,       /* 405 */
-    PROBLEM_KEY_REUSED,   /* 409: the Idempotency-Key belongs to another request */
-    PROBLEM_NOT_FINISHED, /* 409: the job has no pictures, or not yet */
-    PROBLEM_GONE,         /* 410: the picture's file is missing */
-    PROBLEM_MEDIA_TYPE,   /* 415 */
-    PROBLEM_INVALID,      /* 422: JSON, but not a request */
-    PROBLEM_QUEUE_FULL,   /* 429 */
-    PROBLEM_TENANT_FULL,  /* 429 */
-    PROBLEM_INTERNAL,     /* 500: a bug or a broken record */
-    PROBLEM_STORAGE_FULL, /* 503 */
-    PROBLEM_UNAVAILABLE,  /* 503: broker or Redis away */
-    PROBLEM_BUSY,         /* 503: too many submits wait here */
+    PROBLEM_MALFORMED,     /* 400: not JSON */
+    PROBLEM_ARGUMENT,      /* 400: a query argument or header is wrong */
+    PROBLEM_NO_ROUTE,      /* 404: no such page */
+    PROBLEM_UNKNOWN,       /* 404: no such job, or another tenant's, or no such picture */
+    PROBLEM_NO_WORKER,     /* 404: no worker of this name */
+    PROBLEM_METHOD,        /* 405 */
+    PROBLEM_KEY_REUSED,    /* 409: the Idempotency-Key belongs to another request */
+    PROBLEM_NOT_FINISHED,  /* 409: the job has no pictures, or not yet */
+    PROBLEM_WORKER_SILENT, /* 409: the worker is known, and cannot be reached */
+    PROBLEM_GONE,          /* 410: the picture's file is missing */
+    PROBLEM_MEDIA_TYPE,    /* 415 */
+    PROBLEM_INVALID,       /* 422: JSON, but not a request */
+    PROBLEM_QUEUE_FULL,    /* 429 */
+    PROBLEM_TENANT_FULL,   /* 429 */
+    PROBLEM_INTERNAL,      /* 500: a bug or a broken record */
+    PROBLEM_STORAGE_FULL,  /* 503 */
+    PROBLEM_UNAVAILABLE,   /* 503: broker or Redis away */
+    PROBLEM_BUSY,          /* 503: too many submits wait here */
     PROBLEM_COUNT,
 };
 

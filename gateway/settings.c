@@ -111,7 +111,8 @@ settings_load(struct settings *self, int argc, char **argv)
     *self = (struct settings){ .redis_url = "redis://127.0.0.1:6379",
                                .listen = "127.0.0.1:8080",
                                .uploads = "127.0.0.1:8081",
-                               .threads = 1 };
+                               .threads = 1,
+                               .linger_ms = LIMIT_GATEWAY_LINGER_MS };
     const struct option options[] = {
         { "redis", OPTION_STRING, &self->redis_url, "URL", "Redis that all parts share", 0, 0,
           false },
@@ -125,6 +126,10 @@ settings_load(struct settings *self, int argc, char **argv)
           "directory of the pictures; several gateways share one", 0, 0, true },
         { "threads", OPTION_INT, &self->threads, "N", "reactors that share the address", 1,
           LIMIT_GATEWAY_THREADS, false },
+        { "linger-ms", OPTION_INT, &self->linger_ms, "MS",
+          "after SIGTERM, how long clients are still let in while /readyz says 503: at least two "
+          "looks of your load balancer",
+          0, LIMIT_GATEWAY_LINGER_MAX_MS, false },
         { "insecure-plaintext", OPTION_BOOL, &self->insecure_plaintext, NULL,
           "allow addresses beyond this host without TLS", 0, 0, false },
     };

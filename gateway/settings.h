@@ -11,7 +11,7 @@ struct settings {
     struct config *config; /* owns the strings */
     struct config_common common;
     const char *redis_url, *listen, *uploads, *uploads_url, *artifacts;
-    int64_t threads;
+    int64_t threads, linger_ms;
     bool insecure_plaintext;
     char host[SETTINGS_HOST], uploads_host[SETTINGS_HOST]; /* without brackets */
     uint16_t port, uploads_port;

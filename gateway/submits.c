@@ -15,7 +15,7 @@ struct held_submit {
     int64_t since_ms; /* begun, or the last WITHDRAW sent */
     submit_fn fn;
     void *context;
-    bool watch, sent, withdrawing;
+    bool watch, has_key, sent, withdrawing;
     uint32_t length;
     uint8_t request[];
 };
@@ -140,6 +140,7 @@ submits_add(struct submits *self, const struct submit_order *order)
                                   .fn = order->fn,
                                   .context = order->context,
                                   .watch = order->watch,
+                                  .has_key = order->has_key,
                                   .length = length };
     memcpy(held->request, order->request.bytes, length);
     id_table_put(self->table, &held->id, held);
@@ -181,7 +182,7 @@ give_up(struct held_submit *held)
     self->n_waiting--;
     self->bytes -= held->length;
     tell(held, &outcome);
-    if (!held->sent) {
+    if (!held->sent || held->has_key) {
         (void)id_table_remove(self->table, &held->id);
         free(held);
         return;

@@ -5,11 +5,13 @@
  * A submit without a session waits here and is sent in the next one; after a fail-over it is sent
  * again under the same id, which the broker takes once. After LIMIT_SUBMIT_MS its owner hears
  * SUBMIT_LATE; if it was ever sent, WITHDRAW(id) is then repeated until the broker answers, so that
- * nobody's job is drawn.
+ * nobody's job is drawn. A submit with an idempotency key is not withdrawn: its client asks again
+ * under the key and may have been told of the job by then, which nobody but him may cancel.
  *
  *     submits_add --> WAITING --ACCEPTED, KNOWN, REFUSED--> told, gone
  *                        |  `--submits_drop--> gone: never sent later
- *                        `--LIMIT_SUBMIT_MS--> told; sent before: WITHDRAWING --ANSWER--> gone
+ *                        `--LIMIT_SUBMIT_MS--> told; gone, or sent before and without a key:
+ *                                              WITHDRAWING --ANSWER--> gone
  */
 #include "gateway/broker_link.h"
 
@@ -42,6 +44,7 @@ struct submit_order {
     struct job_id id;
     struct slice request; /* copied */
     bool watch;           /* JOBS frames shall follow */
+    bool has_key;         /* an idempotency key: not withdrawn when late */
     submit_fn fn;
     void *context;
 };

@@ -309,5 +309,6 @@ uploads_set_keys(struct uploads *self, const struct upload_keys *keys)
 void
 uploads_drain(struct uploads *self, int64_t limit_ms, reactor_fn done, void *context)
 {
-    http_server_drain(self->server, limit_ms, done, context);
+    http_server_drain(self->server, &(struct http_drain){
+                                        .limit_ms = limit_ms, .done = done, .context = context });
 }

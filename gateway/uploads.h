@@ -48,5 +48,5 @@ int uploads_new(struct uploads **out, struct reactor *reactor, const struct uplo
 void uploads_destroy(struct uploads **self_p); /* cuts what is unfinished */
 uint16_t uploads_port(const struct uploads *self);
 void uploads_set_keys(struct uploads *self, const struct upload_keys *keys);
-/* As http_server_drain(). */
+/* As http_server_drain(), without lingering: a worker that is refused asks another gateway. */
 void uploads_drain(struct uploads *self, int64_t limit_ms, reactor_fn done, void *context);

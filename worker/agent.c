@@ -31,9 +31,6 @@ agent_new(struct agent **out, const struct agent_config *config)
     self->drain_ms = NEVER;
     self->leave_ms = NEVER;
     self->lower_ms = NEVER;
-    for (uint32_t i = 0; i < LIMIT_INSTANCES; i++) {
-        self->places[i].slot = NO_SLOT;
-    }
     *out = self;
     return 0;
 }
@@ -180,7 +177,7 @@ apply(struct agent *self, const struct agent_event *event)
     case AGENT_ON_STEP:
     case AGENT_ON_DRAWN:
     case AGENT_ON_FAILED:
-        return agent_lease_on_instance(self, event);
+        return agent_place_on_instance(self, event);
     case AGENT_ON_CHECKED:
         return agent_picture_on_checked(self, event);
     case AGENT_ON_UPLOADED:
@@ -210,7 +207,7 @@ agent_step(struct agent *self, int64_t now_ms, const struct agent_event *event,
     if (self->phase != PHASE_GONE) {
         verdict = apply(self, event);
         if (self->phase == PHASE_WORKING) {
-            agent_lease_assign(self);
+            agent_place_assign(self);
         }
         leave_if_done(self);
         self->state_owed = self->state_owed || agent_pull(self) != self->pull_told;
@@ -294,9 +291,14 @@ check_held(const struct agent *self, uint32_t slot)
         return;
     }
     assert(held->serial != 0);
-    if (held->state == HELD_DRAWING) {
+    if (held->state == HELD_DRAWING || held->state == HELD_AHEAD) {
         assert(held->instance < self->config.n_instances);
-        assert(self->places[held->instance].slot == slot);
+        const struct place *place = &self->places[held->instance];
+        uint32_t n_named = 0;
+        for (uint32_t i = 0; i < place->n_jobs; i++) {
+            n_named += place->slots[i] == slot;
+        }
+        assert(n_named == 1);
     }
     assert((held->code != FAIL_NONE) == (held->state == HELD_FAILED));
     for (uint32_t other = 0; other < slot; other++) {
@@ -306,6 +308,22 @@ check_held(const struct agent *self, uint32_t slot)
     }
 }
 
+static void
+check_place(const struct agent *self, uint32_t index)
+{
+    const struct place *place = &self->places[index];
+    uint32_t n_ahead = 0;
+    assert(place->n_jobs <= LIMIT_PLACE_JOBS);
+    assert(place->n_jobs == 0 || index < self->config.n_instances);
+    for (uint32_t i = 0; i < place->n_jobs; i++) {
+        const struct agent_held *held = &self->held[place->slots[i]].open;
+        assert(held->state == HELD_DRAWING || held->state == HELD_AHEAD);
+        assert(held->instance == index);
+        n_ahead += held->state == HELD_AHEAD;
+    }
+    assert(n_ahead <= 1);
+}
+
 void
 agent_check(const struct agent *self)
 {
@@ -313,12 +331,7 @@ agent_check(const struct agent *self)
         check_held(self, slot);
     }
     for (uint32_t i = 0; i < LIMIT_INSTANCES; i++) {
-        const struct place *place = &self->places[i];
-        if (place->slot != NO_SLOT) {
-            assert(i < self->config.n_instances);
-            assert(self->held[place->slot].open.state == HELD_DRAWING);
-            assert(self->held[place->slot].open.instance == i);
-        }
+        check_place(self, i);
     }
     assert((self->session_state == SESSION_NONE) == (self->session == 0));
     assert(self->pull_told <= LIMIT_INSTANCES);

@@ -10,10 +10,12 @@
  * A lease held:
  *                place free            drawn             checked               stored
  *     WAITING ---------------> DRAWING --------> CHECKING ----------> UPLOADING --------> DONE
- *        |  instance was busy    |                  |                    |                 |
- *        |<----------------------|                  |                    |                 | ACK
- *        | no place in time      | instance failed  | bad, one colour    | refused, late   v
- *        `-----------------------+------------------+--------------------+--> FAILED ---> NONE
+ *        | ^ \  it draws still   ^  |                |                    |                 |
+ *        | |  `--------> AHEAD --'  |                |                    |                 | ACK
+ *        | | was busy      |  begun |                |                    |                 v
+ *        | `---------------+--------|                |                    |                NONE
+ *        | no place in     | instance failed        | bad, one colour    | refused, late   ^
+ *        `-----------------+--------+----------------+--------------------+--> FAILED ------'
  *     STOP, STALE, ACK, a newer grant, or a BROKER_STATE without it: from anywhere to NONE; but
  * what is DONE or FAILED is never dropped because a BROKER_STATE lacks it.
  *
@@ -22,8 +24,15 @@
  *                          ^  NO_SESSION, other models |
  *                          `---------------------------'
  *
- * Invariants (agent_check() asserts them): a DRAWING lease and its instance name each other, and
- * nobody else; one lease a job; what is held in the later states is not on an instance.
+ * The GPU never waits for a picture to be encoded, fetched or stored. An instance that queues (its
+ * driver says so) may hold, besides the pictures that are on their way to us, one job that it draws
+ * and one AHEAD of its turn. The one ahead is asked for LIMIT_AHEAD_MS before the estimated end of
+ * the drawing, not sooner: a job that waits here could be drawn by another GPU that is free. It is
+ * no try and cannot be stuck before the instance begins it.
+ *
+ * Invariants (agent_check() asserts them): a lease that is DRAWING or AHEAD and its instance name
+ * each other, and nobody else; at most one is AHEAD at an instance; one lease a job; what is held
+ * in the later states is not on an instance.
  */
 #include "proto/frames.h"
 
@@ -38,8 +47,9 @@ const char *agent_verdict_name(enum agent_verdict verdict); /* "stale" */
 
 enum held_state {
     HELD_NONE,
-    HELD_WAITING, /* for a free place */
-    HELD_DRAWING,
+    HELD_WAITING,  /* for a free place */
+    HELD_AHEAD,    /* at an instance that draws another; not begun */
+    HELD_DRAWING,  /* begun; until its pictures are fetched */
     HELD_CHECKING, /* on the helper thread */
     HELD_UPLOADING,
     HELD_DONE,   /* DONE is repeated until it is answered */
@@ -54,7 +64,7 @@ struct agent_held {
     uint32_t serial;  /* tells two users of one slot apart */
     uint8_t instance; /* that draws or drew it; AGENT_NO_INSTANCE: none has */
     uint8_t n_pictures;
-    bool taken;          /* an instance took it: it is a try */
+    bool taken;          /* an instance began it: it is a try */
     bool accept_uniform; /* an earlier attempt drew one colour: deliver with a warning */
     uint32_t warnings;   /* enum job_warning */
     /* HELD_FAILED only */
@@ -76,10 +86,10 @@ enum agent_event_kind {
     AGENT_ON_CAPABILITY, /* models or sizes of the instances became known, or changed */
     AGENT_ON_INSTANCE,   /* an instance is ready, or is not */
     AGENT_ON_NOT_DRAWN,  /* DO_DRAW met a busy instance */
-    AGENT_ON_TAKEN,      /* the instance accepted its job */
+    AGENT_ON_TAKEN,      /* the instance began its job */
     AGENT_ON_STEP,
     AGENT_ON_DRAWN,
-    AGENT_ON_FAILED,   /* the instance failed its job */
+    AGENT_ON_FAILED,   /* the instance failed its job, begun or ahead */
     AGENT_ON_CHECKED,  /* the answer to DO_CHECK */
     AGENT_ON_UPLOADED, /* the answer to DO_UPLOAD */
     AGENT_ON_DRAIN,    /* SIGTERM: as DRAIN, but bounded by LIMIT_DRAIN_MS */
@@ -123,17 +133,24 @@ struct agent_event {
         uint32_t capability; /* changes when the HELLO would say something else; 0: nothing known */
         struct {
             uint8_t index;
-            bool ready;
+            bool ready;  /* it draws nothing and would */
+            bool queues; /* it takes a job while it draws another */
         } instance;
-        uint8_t index; /* NOT_DRAWN, TAKEN: the instance */
+        struct {
+            uint8_t index;
+            uint32_t serial; /* of the lease, as DO_DRAW gave it; here and below */
+        } job;               /* NOT_DRAWN, TAKEN */
         struct {
             uint8_t index, step, steps;
+            uint32_t serial;
         } step;
         struct {
             uint8_t index, n_pictures;
+            uint32_t serial;
         } drawn;
         struct {
             uint8_t index;
+            uint32_t serial;
             enum fail_code code;
             bool taken, final_;
             struct slice message; /* valid UTF-8; more than LIMIT_REASON_BYTES is not allowed */
@@ -167,8 +184,8 @@ enum agent_effect_kind {
     AGENT_DO_BYE,
     AGENT_DO_KEEP, /* slot: keep request and upload grant of the JOB that is this step's event */
     AGENT_DO_NEW_GRANT,      /* slot: keep the grant of the GRANT that is this step's event */
-    AGENT_DO_DRAW,           /* slot, instance */
-    AGENT_DO_INTERRUPT,      /* instance */
+    AGENT_DO_DRAW,           /* slot, serial, instance: which may draw another still */
+    AGENT_DO_INTERRUPT,      /* slot, serial, instance */
     AGENT_DO_CHECK,          /* slot, serial: the drawing of this step's event -> ON_CHECKED */
     AGENT_DO_UPLOAD,         /* slot, serial, picture, base -> ON_UPLOADED */
     AGENT_DO_DROP,           /* slot: the lease failed; uploads are cancelled, pictures are freed */
@@ -221,9 +238,10 @@ bool agent_is_open(const struct agent *self);         /* WELCOME came */
 bool agent_is_draining(const struct agent *self);
 const char *agent_door(const struct agent *self); /* "HOST:PORT" of the last DO_CONNECT */
 uint32_t agent_last_job(const struct agent *self);
-/* Free places that the broker may fill: ready instances without a lease, less the leases that wait
- * for one; 0 while draining or while LIMIT_HELD_RESULTS results wait to be stored or acknowledged.
- */
+/* Free places that the broker may fill: ready instances without a lease and queueing ones that are
+ * near the end of a drawing with none ahead, less the leases that wait for a place; no more than
+ * slots are free; 0 while draining or while LIMIT_HELD_RESULTS results wait to be stored or
+ * acknowledged. It may grow by time alone: agent_deadline_ms() tells when. */
 uint8_t agent_pull(const struct agent *self);
 uint32_t agent_held_results(const struct agent *self);
 /* slot < LIMIT_WORKER_LEASES. Valid until the next step. */

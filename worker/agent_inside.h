@@ -1,7 +1,8 @@
 #pragma once
 /*
  * agent_inside — what agent.c (the step), agent_session.c (Redis and the leader), agent_lease.c
- * (leases and places) and agent_picture.c (what was drawn) share. Nobody else includes it.
+ * (the leases held), agent_place.c (where they are drawn) and agent_picture.c (what was drawn)
+ * share. Nobody else includes it.
  */
 #include "common/mutant.h"
 #include "worker/agent.h"
@@ -10,7 +11,8 @@
 
 enum held_input {
     HELD_IN_JOB,
-    HELD_IN_DRAW,
+    HELD_IN_QUEUE, /* goes to an instance that draws another */
+    HELD_IN_DRAW,  /* goes to an idle instance, or is begun by the one it is at */
     HELD_IN_NOT_DRAWN,
     HELD_IN_DRAWN,
     HELD_IN_CHECKED,
@@ -31,6 +33,10 @@ struct held {
     int64_t regrant_ms;  /* REGRANT is said (again) then; NEVER: no new grant is needed */
     int64_t progress_ms; /* of the last PROGRESS */
     int64_t back_off_ms;
+    /* DRAWING: */
+    int64_t begun_ms;
+    int64_t end_ms; /* when its last step is made, estimated; NEVER: nothing is known */
+    bool made;      /* its last step is made: the GPU has done with it */
     uint8_t picture, base, n_bases;
     uint8_t n_failed; /* bases that failed one after the other */
     bool expired;     /* nothing is put until a new grant came */
@@ -39,7 +45,10 @@ struct held {
 
 struct place {
     bool ready;
-    uint8_t slot; /* NO_SLOT: no lease is on it */
+    bool queues;
+    bool refused;   /* it would not take one more: not asked again until something ends on it */
+    uint8_t n_jobs; /* leases on it, DRAWING and AHEAD */
+    uint8_t slots[LIMIT_PLACE_JOBS];
     bool has_failed;
     struct job_id
         failed; /* the job that failed here last: its next attempt goes elsewhere if it can */
@@ -115,10 +124,8 @@ enum agent_verdict agent_lease_on_grant(struct agent *self, const struct grant_f
 enum agent_verdict agent_lease_on_ended(struct agent *self, const struct lease *lease);
 void agent_lease_on_broker_state(struct agent *self, const struct broker_state *state);
 void agent_lease_on_welcome(struct agent *self);
-enum agent_verdict agent_lease_on_instance(struct agent *self, const struct agent_event *event);
-void agent_lease_hand_back(struct agent *self,
-                           bool all);        /* WAITING ones, or all that are not finished */
-void agent_lease_assign(struct agent *self); /* gives waiting leases to free places */
+/* Those that no instance has begun, or all that are not finished. */
+void agent_lease_hand_back(struct agent *self, bool all);
 void agent_lease_tick(struct agent *self);
 int64_t agent_lease_deadline_ms(const struct agent *self);
 uint32_t agent_lease_count(const struct agent *self);
@@ -133,6 +140,17 @@ void agent_held_tell(struct agent *self, struct held *held);
 void agent_fail(struct agent *self, struct held *held, const struct agent_failure *failure);
 void agent_fail_leaving(struct agent *self, struct held *held, const char *why);
 struct slice agent_words(const char *literal);
+
+/* agent_place.c */
+static inline bool
+agent_is_placed(enum held_state state)
+{
+    return state == HELD_AHEAD || state == HELD_DRAWING;
+}
+enum agent_verdict agent_place_on_instance(struct agent *self, const struct agent_event *event);
+void agent_place_leave(struct agent *self, const struct held *held); /* what it had is forgotten */
+void agent_place_assign(struct agent *self);               /* gives waiting leases to free places */
+int64_t agent_place_deadline_ms(const struct agent *self); /* when one becomes free by time */
 
 /* agent_picture.c */
 enum agent_verdict agent_picture_on_checked(struct agent *self, const struct agent_event *event);

@@ -3,13 +3,16 @@
 #include <string.h>
 
 /*
- * The leases held and the places they are drawn in.
+ * The leases held: from the broker, and back to it.
  */
 
 /* clang-format off */ /* the columns are the rule; an absent entry is HELD_NONE: only FORGET may lead there */
 static const enum held_state held_next[HELD_STATE_COUNT][HELD_INPUT_COUNT] = {
     [HELD_NONE]      = { [HELD_IN_JOB] = HELD_WAITING },
-    [HELD_WAITING]   = { [HELD_IN_DRAW] = HELD_DRAWING, [HELD_IN_FAIL] = HELD_FAILED },
+    [HELD_WAITING]   = { [HELD_IN_DRAW] = HELD_DRAWING, [HELD_IN_QUEUE] = HELD_AHEAD,
+                         [HELD_IN_FAIL] = HELD_FAILED },
+    [HELD_AHEAD]     = { [HELD_IN_DRAW] = HELD_DRAWING, [HELD_IN_NOT_DRAWN] = HELD_WAITING,
+                         [HELD_IN_FAIL] = HELD_FAILED },
     [HELD_DRAWING]   = { [HELD_IN_NOT_DRAWN] = HELD_WAITING, [HELD_IN_DRAWN] = HELD_CHECKING,
                          [HELD_IN_FAIL] = HELD_FAILED },
     [HELD_CHECKING]  = { [HELD_IN_CHECKED] = HELD_UPLOADING, [HELD_IN_FAIL] = HELD_FAILED },
@@ -25,8 +28,8 @@ agent_held_move(struct agent *self, struct held *held, enum held_input input)
 {
     enum held_state next = held_next[held->open.state][input];
     assert((next == HELD_NONE) == (input == HELD_IN_FORGET));
-    if (held->open.state == HELD_DRAWING) {
-        self->places[held->open.instance].slot = NO_SLOT;
+    if (agent_is_placed(held->open.state) && !agent_is_placed(next)) {
+        agent_place_leave(self, held);
     }
     held->open.state = next;
     held->due_ms = NEVER;
@@ -68,8 +71,8 @@ held_of_job(struct agent *self, const struct job_id *job)
 static void
 forget(struct agent *self, struct held *held)
 {
-    if (held->open.state == HELD_DRAWING) {
-        agent_do(self, AGENT_DO_INTERRUPT)->instance = held->open.instance;
+    if (agent_is_placed(held->open.state)) {
+        agent_do_slot(self, AGENT_DO_INTERRUPT, held);
     }
     agent_do_slot(self, AGENT_DO_FORGET, held);
     agent_held_move(self, held, HELD_IN_FORGET);
@@ -114,14 +117,14 @@ agent_fail(struct agent *self, struct held *held, const struct agent_failure *fa
 void
 agent_fail_leaving(struct agent *self, struct held *held, const char *why)
 {
-    if (held->open.state == HELD_DRAWING) {
-        agent_do(self, AGENT_DO_INTERRUPT)->instance = held->open.instance;
+    if (agent_is_placed(held->open.state)) {
+        agent_do_slot(self, AGENT_DO_INTERRUPT, held);
     }
     agent_fail(self, held,
                &(struct agent_failure){ .code = FAIL_WORKER_LEAVING, .message = agent_words(why) });
 }
 
-/* -- places -- */
+/* -- counts -- */
 
 uint32_t
 agent_held_results(const struct agent *self)
@@ -142,81 +145,6 @@ agent_lease_count(const struct agent *self)
     }
     return n;
 }
-
-uint8_t
-agent_pull(const struct agent *self)
-{
-    uint32_t n_free = 0;
-    uint32_t n_waiting = 0;
-    if (self->phase != PHASE_WORKING || agent_held_results(self) >= LIMIT_HELD_RESULTS) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < self->config.n_instances; i++) {
-        n_free += self->places[i].ready && self->places[i].slot == NO_SLOT;
-    }
-    for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
-        n_waiting += self->held[i].open.state == HELD_WAITING;
-    }
-    return (uint8_t)(n_free > n_waiting ? n_free - n_waiting : 0);
-}
-_Static_assert(
-    LIMIT_HELD_RESULTS + 3 * LIMIT_INSTANCES <= LIMIT_WORKER_LEASES,
-    "results at their limit, what is drawn, what was pulled and what one race adds have slots");
-
-/* A free place that can draw it; one where this job did not fail last, if there is one. */
-static uint8_t
-place_for(const struct agent *self, const struct held *held)
-{
-    uint8_t best = AGENT_NO_INSTANCE;
-    for (uint8_t i = 0; i < self->config.n_instances; i++) {
-        const struct place *place = &self->places[i];
-        if (!place->ready || place->slot != NO_SLOT || (held->fits >> i & 1U) == 0) {
-            continue;
-        }
-        bool failed_here = place->has_failed &&
-                           memcmp(&place->failed, &held->open.lease.job, sizeof place->failed) == 0;
-        if (!failed_here) {
-            return i;
-        }
-        best = i;
-    }
-    return best;
-}
-
-static void
-draw(struct agent *self, struct held *held, uint8_t instance)
-{
-    agent_held_move(self, held, HELD_IN_DRAW);
-    held->open.instance = instance;
-    self->places[instance].slot = agent_slot_of(self, held);
-    self->places[instance].ready = false; /* until the instance says so again */
-    agent_do_slot(self, AGENT_DO_DRAW, held);
-}
-
-void
-agent_lease_assign(struct agent *self)
-{
-    uint64_t tried = 0; /* bit i: slot i waits on, no place fits */
-    for (;;) {
-        struct held *first = NULL;
-        for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
-            struct held *held = &self->held[i];
-            if (held->open.state == HELD_WAITING && (tried >> i & 1U) == 0 &&
-                (first == NULL || held->open.serial < first->open.serial)) {
-                first = held;
-            }
-        }
-        if (first == NULL) {
-            return;
-        }
-        tried |= UINT64_C(1) << agent_slot_of(self, first);
-        uint8_t instance = place_for(self, first);
-        if (instance != AGENT_NO_INSTANCE) {
-            draw(self, first, instance);
-        }
-    }
-}
-_Static_assert(LIMIT_WORKER_LEASES <= 64, "one bit a slot");
 
 /* -- from the broker -- */
 
@@ -241,6 +169,7 @@ take(struct agent *self, const struct agent_event *event)
         .n_bases = (uint8_t)job->bases.count,
         .back_off_ms = LIMIT_UPLOAD_RETRY_MS,
         .give_up_ms = NEVER,
+        .end_ms = NEVER,
         .progress_ms = -LIMIT_PROGRESS_MS,
     };
     agent_held_move(self, held, HELD_IN_JOB);
@@ -353,122 +282,6 @@ agent_lease_on_welcome(struct agent *self)
     }
 }
 
-/* -- from the instances -- */
-
-static void
-say_progress(struct agent *self, struct held *held, uint8_t step, uint8_t steps)
-{
-    held->progress_ms = self->now_ms;
-    if (self->session_state == SESSION_OPEN) {
-        agent_do_slot(self, AGENT_DO_PROGRESS, held);
-        self->effects->items[self->effects->count - 1].step = step;
-        self->effects->items[self->effects->count - 1].steps = steps;
-    }
-}
-
-static void
-on_taken(struct agent *self, struct held *held)
-{
-    if (!held->open.taken) {
-        held->open.taken = true; /* also told by STATE and HELLO, should this frame be lost */
-        say_progress(self, held, 0, 0);
-    }
-}
-
-static void
-on_step(struct agent *self, struct held *held, uint8_t step, uint8_t steps)
-{
-    on_taken(self, held);
-    if (step >= steps || self->now_ms >= held->progress_ms + LIMIT_PROGRESS_MS) {
-        say_progress(self, held, step, steps);
-    }
-}
-
-static void
-on_drawn(struct agent *self, struct held *held, uint8_t n_pictures)
-{
-    held->open.taken = true;
-    if (n_pictures != held->open.n_pictures) {
-        agent_fail(self, held,
-                   &(struct agent_failure){
-                       .code = FAIL_BAD_PICTURE,
-                       .counted = true,
-                       .message = agent_words("the instance drew another number of pictures") });
-        return;
-    }
-    agent_held_move(self, held, HELD_IN_DRAWN);
-    held->give_up_ms = self->now_ms + LIMIT_HELD_RESULT_MS;
-    agent_do_slot(self, AGENT_DO_CHECK, held);
-}
-
-static void
-on_failed(struct agent *self, struct held *held, const struct agent_event *event)
-{
-    held->open.taken = held->open.taken || event->failed.taken;
-    agent_fail(self, held,
-               &(struct agent_failure){ .code = event->failed.code,
-                                        .counted = held->open.taken,
-                                        .final_ = event->failed.final_,
-                                        .message = event->failed.message });
-}
-
-static void
-on_not_drawn(struct agent *self, struct held *held)
-{
-    agent_held_move(self, held, HELD_IN_NOT_DRAWN);
-    held->open.instance = AGENT_NO_INSTANCE;
-    held->due_ms = self->now_ms + LIMIT_PLACE_WAIT_MS;
-}
-
-static uint8_t
-instance_of(const struct agent_event *event)
-{
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wswitch-enum" /* agent.c sends no other kinds here */
-    switch (event->kind) {
-    case AGENT_ON_INSTANCE:
-        return event->instance.index;
-    case AGENT_ON_STEP:
-        return event->step.index;
-    case AGENT_ON_DRAWN:
-        return event->drawn.index;
-    case AGENT_ON_FAILED:
-        return event->failed.index;
-    default:
-        return event->index;
-    }
-#pragma GCC diagnostic pop
-}
-
-enum agent_verdict
-agent_lease_on_instance(struct agent *self, const struct agent_event *event)
-{
-    uint8_t index = instance_of(event);
-    assert(index < self->config.n_instances);
-    struct place *place = &self->places[index];
-    if (event->kind == AGENT_ON_INSTANCE) {
-        place->ready = event->instance.ready;
-        return AGENT_OK;
-    }
-    if (place->slot == NO_SLOT) {
-        return AGENT_STALE;
-    }
-    struct held *held = &self->held[place->slot];
-    if (event->kind == AGENT_ON_TAKEN) {
-        on_taken(self, held);
-    } else if (event->kind == AGENT_ON_STEP) {
-        on_step(self, held, event->step.step, event->step.steps);
-    } else if (event->kind == AGENT_ON_DRAWN) {
-        on_drawn(self, held, event->drawn.n_pictures);
-    } else if (event->kind == AGENT_ON_FAILED) {
-        on_failed(self, held, event);
-    } else {
-        assert(event->kind == AGENT_ON_NOT_DRAWN);
-        on_not_drawn(self, held);
-    }
-    return AGENT_OK;
-}
-
 /* -- leaving, time -- */
 
 void
@@ -477,7 +290,8 @@ agent_lease_hand_back(struct agent *self, bool all)
     for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
         struct held *held = &self->held[i];
         bool unfinished = held->open.state != HELD_NONE && !is_finished(held);
-        if (unfinished && (all || held->open.state == HELD_WAITING)) {
+        bool begun = held->open.state >= HELD_DRAWING;
+        if (unfinished && (all || !begun)) {
             agent_fail_leaving(self, held, "the worker is draining");
         }
     }
@@ -504,6 +318,7 @@ agent_lease_tick(struct agent *self)
             }
             break;
         case HELD_NONE:
+        case HELD_AHEAD:
         case HELD_DRAWING:
         case HELD_CHECKING:
             break;
@@ -536,7 +351,7 @@ held_deadline_ms(const struct agent *self, const struct held *held)
 int64_t
 agent_lease_deadline_ms(const struct agent *self)
 {
-    int64_t earliest = NEVER;
+    int64_t earliest = agent_place_deadline_ms(self);
     for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
         int64_t deadline = held_deadline_ms(self, &self->held[i]);
         earliest = deadline < earliest ? deadline : earliest;

@@ -209,6 +209,9 @@ agent_session_on_frame(struct agent *self, const struct agent_event *event)
         (ours || frame->session == 0)) {
         /* Said once it is answered, not at once: a broker that always answers so is not flooded. */
         self->hello_owed = true;
+        if (self->session_state == SESSION_OPEN) { /* a leader that stops: who is the next one? */
+            self->alone_ms = self->leader_ms = self->now_ms;
+        }
         return AGENT_OK;
     }
     if (!ours || (frame->epoch < self->epoch && frame->kind != FRAME_HELLO_REFUSED)) {

@@ -51,11 +51,17 @@ instance_set_state(struct instance *self, enum instance_state state)
 
 /* -- health -- */
 
-static void
-probe_soon(struct instance *self)
+void
+instance_probe_soon(struct instance *self)
 {
     self->probe_pause_ms = PROBE_FIRST_MS;
     timer_in_ms(self->probe_timer, self->probe_pause_ms);
+}
+
+bool
+instance_has_feature(const struct instance *self, enum driver_feature feature)
+{
+    return (self->driver->features & ~self->health.lacks & (unsigned)feature) != 0;
 }
 
 static void
@@ -70,37 +76,35 @@ static void
 on_probe_due(void *context)
 {
     struct instance *self = context;
-    if (self->state == INSTANCE_BUSY || self->drawing) {
+    if (self->state == INSTANCE_BUSY || lanes_busy(self)) {
         return; /* the driver hears it first; probing goes on when the job has ended */
     }
-    self->driver->probe_cancel(self->drive);
+    self->driver->probe_cancel(self->lanes[0].drive);
     /* on_probed sets it anew; this is for a probe that could not even be sent. */
     timer_in_ms(self->probe_timer, LIMIT_PROBE_ANSWER_MS + LIMIT_PROBE_MS);
-    self->driver->probe(self->drive);
+    self->driver->probe(self->lanes[0].drive);
 }
 
-/* Keeps a failing or occupied instance out of reach, longer each time. */
-static void
-leave_alone(struct instance *self)
+void
+instance_leave_alone(struct instance *self)
 {
     self->leave_alone_ms = clock_mono_ms() + self->pause_ms;
     self->pause_ms *= 2;
     self->pause_ms = self->pause_ms < LIMIT_RESTART_MAX_MS ? self->pause_ms : LIMIT_RESTART_MAX_MS;
 }
 
-static bool
-is_bad(const struct instance *self)
+bool
+instance_is_bad(const struct instance *self)
 {
     return self->error_streak >= LIMIT_ERROR_STREAK || self->bad_pictures >= LIMIT_ERROR_STREAK;
 }
 
-/* It fails job after job: one that fails fast would swallow the queue. */
-static void
-take_out(struct instance *self)
+void
+instance_take_out(struct instance *self)
 {
     log_warn("instance-taken-out instance=%s failures=%u bad_pictures=%u", self->name,
              self->error_streak, self->bad_pictures);
-    leave_alone(self);
+    instance_leave_alone(self);
     /* On probation: one more and it is out again. */
     self->error_streak = self->bad_pictures = LIMIT_ERROR_STREAK - 1;
     if (self->life == LIFE_RUNNING) {
@@ -159,8 +163,8 @@ on_healthy(struct instance *self, const struct health *health)
     }
     self->was_ready = true;
     self->ready_by_ms = clock_mono_ms() + self->owner->startup_ms; /* should it be un-ready again */
-    if (is_bad(self)) {
-        take_out(self);
+    if (instance_is_bad(self)) {
+        instance_take_out(self);
     } else if (clock_mono_ms() >= self->leave_alone_ms) {
         instance_set_state(self, INSTANCE_READY);
     }
@@ -169,8 +173,9 @@ on_healthy(struct instance *self, const struct health *health)
 static void
 on_probed(void *context, const struct health *health)
 {
-    struct instance *self = context;
-    if (self->drawing) {
+    const struct lane *lane = context;
+    struct instance *self = lane->instance;
+    if (lanes_busy(self)) {
         return; /* it was given a job meanwhile: that tells more */
     }
     probe_later(self);
@@ -181,174 +186,6 @@ on_probed(void *context, const struct health *health)
     }
 }
 
-/* -- drawing: what the driver reports -- */
-
-/* What the driver can do, less what this server has not. */
-static bool
-has_feature(const struct instance *self, enum driver_feature feature)
-{
-    return (self->driver->features & ~self->health.lacks & (unsigned)feature) != 0;
-}
-
-static int64_t
-stuck_limit_ms(const struct instance *self)
-{
-    const struct supervisor *owner = self->owner;
-    int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms = has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : LIMIT_OPAQUE_MS;
-    limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
-    if (!self->warm && limit_ms < owner->startup_ms) {
-        limit_ms = owner->startup_ms; /* the first job loads and compiles */
-    }
-    return limit_ms;
-}
-
-static void
-watch_for_silence(struct instance *self)
-{
-    self->step_at_ms = clock_mono_ms();
-    timer_in_ms(self->stuck_timer, stuck_limit_ms(self));
-}
-
-static void
-on_taken(void *context)
-{
-    struct instance *self = context;
-    const struct instance_events *events = &self->owner->events;
-    self->taken = true;
-    watch_for_silence(self);
-    if (self->reporting) {
-        events->on_taken(events->context, self->index);
-    }
-}
-
-static void
-on_step(void *context, uint32_t step, uint32_t steps)
-{
-    struct instance *self = context;
-    const struct instance_events *events = &self->owner->events;
-    if (!self->reporting || step <= self->step || step > steps || steps > UINT8_MAX) {
-        return; /* no news, or nonsense: neither moves the deadline */
-    }
-    int64_t each_ms = (clock_mono_ms() - self->step_at_ms) / (step - self->step);
-    self->usual_step_ms =
-        self->usual_step_ms == 0 ? each_ms : (7 * self->usual_step_ms + each_ms) / 8;
-    self->step = step;
-    watch_for_silence(self);
-    events->on_step(events->context, self->index, (uint8_t)step, (uint8_t)steps);
-}
-
-static void
-on_picture(void *context, uint32_t i, const struct drawn_picture *picture)
-{
-    struct instance *self = context;
-    assert(i == self->result.n && i < LIMIT_IMAGES);
-    watch_for_silence(self);
-    self->result.pictures[self->result.n++] = *picture;
-}
-
-static void
-on_drawn(void *context, uint32_t gpu_ms)
-{
-    struct instance *self = context;
-    const struct instance_events *events = &self->owner->events;
-    struct drawing result = self->result;
-    result.gpu_ms = gpu_ms;
-    self->result = (struct drawing){ 0 };
-    self->warm = true;
-    self->error_streak = 0;
-    self->pause_ms = LIMIT_RESTART_MIN_MS;
-    assert(self->reporting);
-    self->reporting = false;
-    events->on_drawn(events->context, self->index, &result);
-}
-
-/* Tells the agent that the job has failed, once. */
-static void
-report_failure(struct instance *self, const struct failure *failure)
-{
-    const struct instance_events *events = &self->owner->events;
-    if (!self->reporting) {
-        return;
-    }
-    self->reporting = false;
-    drawing_clear(&self->result);
-    log_warn("instance-failed instance=%s code=%s taken=%d message=\"%s\"", self->name,
-             fail_code_name(failure->code), failure->taken, failure->message);
-    events->on_failed(events->context, self->index, failure->code, failure->message, failure->taken,
-                      failure->final);
-}
-
-static void
-on_failed(void *context, const struct failure *failure)
-{
-    struct instance *self = context;
-    bool sick = failure->code == FAIL_INSTANCE_ERROR || failure->code == FAIL_BAD_PICTURE;
-    if (failure->busy || failure->code == FAIL_INSTANCE_DIED) {
-        leave_alone(self);
-    } else if (sick) {
-        self->error_streak++;
-    }
-    timer_in_ms(self->stuck_timer, LIMIT_STOP_MS); /* should the GPU not become free */
-    report_failure(self, failure);
-}
-
-/* The driver is idle again: where the instance goes from here. */
-static void
-on_free(void *context)
-{
-    struct instance *self = context;
-    timer_stop(self->stuck_timer);
-    drawing_clear(&self->result);
-    self->drawing = self->reporting = false;
-    if (self->owner->stopping) {
-        instance_set_state(self, INSTANCE_DOWN);
-        supervisor_check_stopped(self->owner);
-        return;
-    }
-    probe_soon(self);
-    if (is_bad(self)) {
-        take_out(self);
-        return;
-    }
-    bool alone = clock_mono_ms() < self->leave_alone_ms;
-    instance_set_state(self, alone ? INSTANCE_DOWN : INSTANCE_READY);
-}
-
-/* No step for too long, or an interrupt that is not obeyed. */
-static void
-on_stuck(void *context)
-{
-    struct instance *self = context;
-    char message[96];
-    bool was_reporting = self->reporting;
-    snprintf(message, sizeof message, "no step for %lld ms",
-             (long long)(clock_mono_ms() - self->step_at_ms));
-    if (self->life != LIFE_NONE) {
-        instance_went_down(self, FAIL_INSTANCE_STUCK, message);
-        life_restart(self, was_reporting ? "stuck" : "does not stop drawing");
-        return;
-    }
-    if (was_reporting) {
-        self->error_streak++;
-        instance_interrupt(self->owner, self->index); /* before the report: the agent may ask too */
-        self->reporting = true;
-        report_failure(self, &(struct failure){ .code = FAIL_INSTANCE_STUCK,
-                                                .message = message,
-                                                .taken = self->taken });
-        return;
-    }
-    /* It was told to stop long ago. Not ours to kill: forget the job and look again later. */
-    log_warn("instance-does-not-stop instance=%s", self->name);
-    instance_went_down(self, FAIL_INSTANCE_STUCK, message);
-    leave_alone(self);
-    if (self->owner->stopping) {
-        supervisor_check_stopped(self->owner);
-        return;
-    }
-    probe_soon(self);
-}
-
 /* -- life -- */
 
 void
@@ -357,7 +194,7 @@ instance_begin(struct instance *self)
     self->pause_ms = LIMIT_RESTART_MIN_MS;
     self->backoff_ms = LIMIT_RESTART_MIN_MS;
     if (self->life == LIFE_NONE) {
-        probe_soon(self);
+        instance_probe_soon(self);
     } else {
         life_begin(self, 0);
     }
@@ -372,7 +209,7 @@ instance_came_up(struct instance *self)
     self->health = (struct health){ 0 };
     self->leave_alone_ms = 0;
     self->ready_by_ms = clock_mono_ms() + self->owner->startup_ms;
-    probe_soon(self);
+    instance_probe_soon(self);
     instance_set_state(self, INSTANCE_STARTING);
 }
 
@@ -380,17 +217,8 @@ void
 instance_went_down(struct instance *self, enum fail_code code, const char *why)
 {
     timer_stop(self->probe_timer);
-    timer_stop(self->stuck_timer);
-    /* Drops all requests: there is nobody to answer them, or nobody we would believe. */
-    self->driver->close(&self->drive);
-    int rc = self->driver->open(&self->drive, &self->host);
-    if (rc != 0) {
-        abort(); /* out of memory */
-    }
-    self->drawing = false;
     self->was_ready = false;
-    report_failure(self, &(struct failure){ .code = code, .message = why, .taken = self->taken });
-    drawing_clear(&self->result);
+    lanes_drop(self, code, why);
     instance_set_state(self, INSTANCE_DOWN);
 }
 
@@ -399,11 +227,10 @@ instance_stop(struct instance *self)
 {
     bool attached = self->life == LIFE_NONE;
     timer_stop(self->probe_timer);
-    if (attached && self->drawing) {
-        instance_interrupt(self->owner, self->index); /* it shall not draw on for nobody */
+    lanes_interrupt(self); /* it shall not draw on for nobody */
+    if (attached && lanes_busy(self)) {
         return;
     }
-    self->reporting = false;
     if (self->state != INSTANCE_BROKEN) {
         instance_went_down(self, FAIL_NONE, "");
     }
@@ -413,72 +240,16 @@ instance_stop(struct instance *self)
 int
 instance_open(struct instance *self)
 {
-    struct reactor *reactor = self->owner->reactor;
-    self->host = (struct driver_host){
-        .reactor = reactor,
-        .http = self->owner->http,
-        .words = &self->words,
-        .url = self->url,
-        .on_probed = on_probed,
-        .on_taken = on_taken,
-        .on_step = on_step,
-        .on_picture = on_picture,
-        .on_drawn = on_drawn,
-        .on_failed = on_failed,
-        .on_free = on_free,
-        .context = self,
-    };
-    int rc = timer_new(&self->probe_timer, reactor, on_probe_due, self);
-    rc = rc ? rc : timer_new(&self->stuck_timer, reactor, on_stuck, self);
-    return rc ? rc : self->driver->open(&self->drive, &self->host);
+    int rc = timer_new(&self->probe_timer, self->owner->reactor, on_probe_due, self);
+    return rc ? rc : lanes_open(self, on_probed);
 }
 
 void
 instance_close(struct instance *self)
 {
-    if (self->driver != NULL) {
-        self->driver->close(&self->drive);
-    }
+    lanes_close(self);
     timer_destroy(&self->probe_timer);
-    timer_destroy(&self->stuck_timer);
     timer_destroy(&self->life_timer);
-    drawing_clear(&self->result);
-}
-
-int
-instance_draw(struct supervisor *owner, uint32_t index, const struct draw_request *request)
-{
-    assert(index < owner->n_instances);
-    struct instance *self = &owner->instances[index];
-    if (self->state != INSTANCE_READY || self->drawing || owner->stopping) {
-        return -EBUSY;
-    }
-    timer_stop(self->probe_timer);
-    self->driver->probe_cancel(self->drive);
-    self->step = 0;
-    self->taken = false;
-    if (self->driver->draw(self->drive, request) != 0) {
-        probe_soon(self);
-        return -EBUSY;
-    }
-    self->drawing = self->reporting = true;
-    self->state = INSTANCE_BUSY; /* the caller knows: no on_state from inside */
-    watch_for_silence(self);
-    return 0;
-}
-
-void
-instance_interrupt(struct supervisor *owner, uint32_t index)
-{
-    assert(index < owner->n_instances);
-    struct instance *self = &owner->instances[index];
-    if (!self->drawing || !self->reporting) {
-        return;
-    }
-    self->reporting = false;
-    timer_in_ms(self->stuck_timer,
-                has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
-    self->driver->interrupt(self->drive);
 }
 
 void
@@ -487,7 +258,7 @@ instance_judge(struct supervisor *owner, uint32_t index, bool good)
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     self->bad_pictures = good ? 0 : self->bad_pictures + 1;
-    if (is_bad(self) && self->state == INSTANCE_READY && !owner->stopping) {
+    if (instance_is_bad(self) && self->state == INSTANCE_READY && !owner->stopping) {
         timer_in_ms(self->probe_timer, 0); /* what follows is done from the loop */
     }
 }

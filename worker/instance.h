@@ -9,7 +9,9 @@
  *       DOWN (back-off) <-----------------------------------'
  *        `-> BROKEN after LIMIT_CRASHES exits in LIMIT_CRASH_WINDOW_MS: stays down until restarted
  *
- * An instance draws one job at a time. It never outlives its agent (see supervisor.c).
+ * An instance draws one job at a time. One whose server queues takes up to LIMIT_PLACE_JOBS: while
+ * the pictures of one are encoded and fetched the next is drawn, and one more waits for its turn.
+ * It is BUSY until none is left. It never outlives its agent (see supervisor.c).
  */
 #include "common/http_client.h"
 #include "common/reactor.h"
@@ -41,26 +43,37 @@ void drawing_clear(struct drawing *self); /* frees the pictures */
 
 struct instance; /* opaque */
 
+/* Why a job was not drawn. */
+struct failure {
+    enum fail_code code;
+    const char *message; /* for people; borrowed for the call */
+    bool taken;          /* the server had, or may have had, the job and begun it */
+    bool final;          /* another instance would do no better */
+    bool busy;           /* the server is sound but takes nothing now: leave it alone for a while */
+};
+
 /* What the agent is told: always from the loop, never from inside a call. In an event it may draw,
- * interrupt and stop, but not destroy the supervisor. After on_drawn and on_failed an on_state
- * tells when the instance is free, at once or after it was made to stop. `index` is the instance's
- * number, 0-based, stable for the process's life; started ones come first. */
+ * interrupt and stop, but not destroy the supervisor. After the last on_drawn, on_failed or
+ * on_refused an on_state tells when the instance is free, at once or after it was made to stop.
+ * `index` is the instance's number, 0-based, stable for the process's life; started ones come
+ * first. `serial` is the job's, as the draw_request gave it. */
 struct instance_events {
     void (*on_state)(void *context, uint32_t index, enum instance_state state);
-    void (*on_taken)(void *context,
-                     uint32_t index); /* the instance accepted the job: it is a try */
-    void (*on_step)(void *context, uint32_t index, uint8_t step, uint8_t steps);
-    /* The pictures are fetched; *drawing becomes the callee's. on_state follows: READY, as a rule.
-     */
-    void (*on_drawn)(void *context, uint32_t index, struct drawing *drawing);
-    /* taken: the instance had accepted the job. final: another instance would do no better. */
-    void (*on_failed)(void *context, uint32_t index, enum fail_code code, const char *message,
-                      bool taken, bool final);
+    /* The instance began the job, as far as can be told: it is a try. */
+    void (*on_taken)(void *context, uint32_t index, uint32_t serial);
+    void (*on_step)(void *context, uint32_t index, uint32_t serial, uint8_t step, uint8_t steps);
+    /* The pictures are fetched; *drawing becomes the callee's. */
+    void (*on_drawn)(void *context, uint32_t index, uint32_t serial, struct drawing *drawing);
+    void (*on_failed)(void *context, uint32_t index, uint32_t serial,
+                      const struct failure *failure);
+    /* It draws another and would not keep this one for later. */
+    void (*on_refused)(void *context, uint32_t index, uint32_t serial);
     void *context;
 };
 
 struct draw_request {
     char id[JOB_ID_TEXT + 8]; /* "<job id>.<grant>": what the instance knows the job by */
+    uint32_t serial;          /* names the job in the events; not two at once have the same */
     const struct envelope *envelope;
     const struct job_body *body; /* borrowed until instance_draw returns */
 };
@@ -103,12 +116,16 @@ uint32_t instance_max_pixels(const struct supervisor *self, uint32_t index);
  * fit. */
 size_t instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size);
 
-/* Starts drawing on a READY instance: events follow, ending with on_drawn or on_failed, never from
- * inside this call: when it returns 0 the state is BUSY without an on_state. 0, or -EBUSY. */
+/* Its server takes a job while it draws another. */
+bool instance_queues(const struct supervisor *self, uint32_t index);
+
+/* Starts drawing on a READY instance, or queues the job at a BUSY one that queues: events follow,
+ * ending with on_drawn, on_failed or on_refused, never from inside this call: when it returns 0 the
+ * state is BUSY without an on_state. 0, or -EBUSY. */
 int instance_draw(struct supervisor *owner, uint32_t index, const struct draw_request *request);
-/* Interrupts what is being drawn and forgets it: no on_drawn or on_failed follows. The instance is
- * BUSY until it really is free. */
-void instance_interrupt(struct supervisor *owner, uint32_t index);
+/* Interrupts the job, drawn or queued, and forgets it: no event of it follows. The instance is BUSY
+ * until it really is free. */
+void instance_interrupt(struct supervisor *owner, uint32_t index, uint32_t serial);
 /* What the agent found out about the pictures of the last drawing. LIMIT_ERROR_STREAK bad ones
  * (undecodable, wrong size) in a row take the instance out like failed jobs do. */
 void instance_judge(struct supervisor *owner, uint32_t index, bool good);

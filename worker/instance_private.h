@@ -1,8 +1,9 @@
 #pragma once
 /*
- * instance_private — what supervisor.c and instance.c share; nobody else includes it.
+ * instance_private — what supervisor.c and the files of an instance share; nobody else includes it.
  *
- * instance.c is one instance: its health, the job it draws, what is done after a failure.
+ * instance.c is one instance: its health, and what is done after failures.
+ * instance_draw.c is what it draws: its jobs, their turns, and the watch for silence.
  * instance_life.c is the process of a started one: port, start, exit, restart, stop.
  * supervisor.c is the list of them, made from the configuration.
  */
@@ -38,6 +39,23 @@ struct supervisor {
     uint32_t n_instances;
 };
 
+/* One job at an instance, and the driver that speaks of it. */
+struct lane {
+    struct instance *instance;
+    struct driver_host host;
+    void *drive;    /* the driver's own */
+    bool drawing;   /* the driver has a job */
+    bool reporting; /* and the agent wants to hear of it */
+    bool accepted;  /* the server has it */
+    bool begun;     /* and has begun it: nothing is before it */
+    bool lost;      /* not begun when the server died with the one before it: no turn comes */
+    bool made;      /* its last step is made: the GPU has done with it */
+    uint32_t order; /* of its draw; never 0 */
+    uint32_t serial;
+    uint32_t step;
+    struct drawing result;
+};
+
 struct instance {
     struct supervisor *owner;
     uint32_t index;
@@ -49,8 +67,6 @@ struct instance {
 
     const struct driver *driver;
     struct driver_words words; /* what the user set for it */
-    struct driver_host host;
-    void *drive; /* the driver's own */
 
     /* health */
     struct health health; /* last good answer */
@@ -60,13 +76,11 @@ struct instance {
     int64_t ready_by_ms; /* a started one that is not ready by then is started anew */
     struct timer *probe_timer;
 
-    /* drawing */
-    bool drawing;   /* the driver has a job */
-    bool reporting; /* and the agent wants to hear of it */
-    bool taken;
+    /* drawing: instance_draw.c */
+    struct lane lanes[LIMIT_PLACE_JOBS]; /* only the first, if the driver does not queue */
+    uint32_t n_lanes;
+    uint32_t n_draws;
     bool warm; /* it has finished a job: silence is no longer warm-up */
-    struct drawing result;
-    uint32_t step;
     int64_t step_at_ms;
     int64_t usual_step_ms; /* moving average; 0: none yet */
     struct timer *stuck_timer;
@@ -101,8 +115,28 @@ void instance_came_up(struct instance *self);
 /* The process is gone or going: what was drawn has failed, probes end, state DOWN. */
 void instance_went_down(struct instance *self, enum fail_code code, const char *why);
 
+void instance_probe_soon(struct instance *self);
+/* Keeps a failing or occupied instance out of reach, longer each time. */
+void instance_leave_alone(struct instance *self);
+/* It fails job after job: one that fails fast would swallow the queue. */
+bool instance_is_bad(const struct instance *self);
+void instance_take_out(struct instance *self);
+/* What the driver can do, less what this server has not. */
+bool instance_has_feature(const struct instance *self, enum driver_feature feature);
+
 /* The agent stops: ends the process, or what an attached one draws; no report follows. */
 void instance_stop(struct instance *self);
+
+/* -- instance_draw.c -- */
+/* Timer and drivers, with the reports of health to on_probed. 0 or -errno. */
+int lanes_open(struct instance *self,
+               void (*on_probed)(void *context, const struct health *health));
+void lanes_close(struct instance *self);
+/* There is nobody to answer any more, or nobody that we would believe: all is dropped, and what was
+ * wanted has failed. */
+void lanes_drop(struct instance *self, enum fail_code code, const char *why);
+void lanes_interrupt(struct instance *self); /* all of them */
+bool lanes_busy(const struct instance *self);
 
 /* -- instance_life.c -- */
 /* Starts the process after delay_ms. */

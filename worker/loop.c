@@ -51,6 +51,15 @@ static void loop_give(struct loop *self, const struct agent_event *event);
 /* -- perform -- */
 
 static void
+give_about(struct loop *self, enum agent_event_kind kind, uint32_t index, uint32_t serial)
+{
+    struct agent_event event = { .kind = kind };
+    event.job.index = (uint8_t)index;
+    event.job.serial = serial;
+    loop_give(self, &event);
+}
+
+static void
 perform_beat(struct loop *self)
 {
     char facts[LIMIT_FACTS_BYTES];
@@ -110,7 +119,9 @@ perform_draw(struct loop *self, const struct agent_effect *effect)
 {
     struct envelope envelope;
     struct job_body body;
-    struct draw_request request = { .envelope = &envelope, .body = &body };
+    struct draw_request request = { .serial = effect->serial,
+                                    .envelope = &envelope,
+                                    .body = &body };
     const struct lease *lease = &agent_held(self->agent, effect->slot)->lease;
     struct slice bytes = parcel_request(self->parcels[effect->slot]);
     int rc = job_request_decode(&self->unpacker, bytes, &envelope, &body);
@@ -122,8 +133,7 @@ perform_draw(struct loop *self, const struct agent_effect *effect)
     self->told_ready[effect->instance] = false;
     if (instance_draw(self->supervisor, effect->instance, &request) != 0) {
         self->refused_until_ms[effect->instance] = clock_mono_ms() + LIMIT_PROBE_MS;
-        struct agent_event event = { .kind = AGENT_ON_NOT_DRAWN, .index = effect->instance };
-        loop_give(self, &event);
+        give_about(self, AGENT_ON_NOT_DRAWN, effect->instance, effect->serial);
     }
 }
 
@@ -222,7 +232,7 @@ perform(struct loop *self, const struct agent_effect *effect)
         perform_draw(self, effect);
         break;
     case AGENT_DO_INTERRUPT:
-        instance_interrupt(self->supervisor, effect->instance);
+        instance_interrupt(self->supervisor, effect->instance, effect->serial);
         break;
     case AGENT_DO_CHECK:
         perform_check(self, effect);
@@ -380,6 +390,7 @@ on_state(void *context, uint32_t index, enum instance_state state)
     struct agent_event event = { .kind = AGENT_ON_INSTANCE };
     event.instance.index = (uint8_t)index;
     event.instance.ready = state == INSTANCE_READY;
+    event.instance.queues = instance_queues(self->supervisor, index);
     if (self->agent == NULL) {
         return; /* the supervisor is being made */
     }
@@ -391,17 +402,23 @@ on_state(void *context, uint32_t index, enum instance_state state)
 }
 
 static void
-on_taken(void *context, uint32_t index)
+on_taken(void *context, uint32_t index, uint32_t serial)
 {
-    struct agent_event event = { .kind = AGENT_ON_TAKEN, .index = (uint8_t)index };
-    loop_give(context, &event);
+    give_about(context, AGENT_ON_TAKEN, index, serial);
 }
 
 static void
-on_step(void *context, uint32_t index, uint8_t number, uint8_t steps)
+on_refused(void *context, uint32_t index, uint32_t serial)
+{
+    give_about(context, AGENT_ON_NOT_DRAWN, index, serial);
+}
+
+static void
+on_step(void *context, uint32_t index, uint32_t serial, uint8_t number, uint8_t steps)
 {
     struct agent_event event = { .kind = AGENT_ON_STEP };
     event.step.index = (uint8_t)index;
+    event.step.serial = serial;
     event.step.step = number;
     event.step.steps = steps;
     loop_give(context, &event);
@@ -433,12 +450,13 @@ on_tick(void *context)
 }
 
 static void
-on_drawn(void *context, uint32_t index, struct drawing *drawing)
+on_drawn(void *context, uint32_t index, uint32_t serial, struct drawing *drawing)
 {
     struct loop *self = context;
     struct agent_event event = { .kind = AGENT_ON_DRAWN };
     assert(!self->stepping);
     event.drawn.index = (uint8_t)index;
+    event.drawn.serial = serial;
     event.drawn.n_pictures = (uint8_t)drawing->n;
     self->drawing = drawing;
     loop_give(self, &event);
@@ -467,19 +485,18 @@ clean(char out[LIMIT_REASON_BYTES], const char *message)
 }
 
 static void
-// NOLINTNEXTLINE(readability-function-size): the parameters are instance.h's
-on_failed(void *context, uint32_t index, enum fail_code code, const char *message, bool taken,
-          bool final)
+on_failed(void *context, uint32_t index, uint32_t serial, const struct failure *failure)
 {
     struct loop *self = context;
     char text[LIMIT_REASON_BYTES] = "";
     struct agent_event event = { .kind = AGENT_ON_FAILED };
     assert(!self->stepping);
     event.failed.index = (uint8_t)index;
-    event.failed.code = code;
-    event.failed.taken = taken;
-    event.failed.final_ = final;
-    event.failed.message = (struct slice){ .bytes = text, .length = clean(text, message) };
+    event.failed.serial = serial;
+    event.failed.code = failure->code;
+    event.failed.taken = failure->taken;
+    event.failed.final_ = failure->final;
+    event.failed.message = (struct slice){ .bytes = text, .length = clean(text, failure->message) };
     loop_give(self, &event);
     give_state(self, index);
 }
@@ -505,6 +522,7 @@ open_supervisor(struct loop *self)
                                       .on_step = on_step,
                                       .on_drawn = on_drawn,
                                       .on_failed = on_failed,
+                                      .on_refused = on_refused,
                                       .context = self };
     int rc = supervisor_new(&self->supervisor, self->reactor, self->http, &config, &events);
     if (rc != 0) {

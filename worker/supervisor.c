@@ -191,7 +191,7 @@ static bool
 all_over(const struct supervisor *self)
 {
     for (uint32_t i = 0; i < self->n_instances; i++) {
-        if (!life_is_over(&self->instances[i]) || self->instances[i].drawing) {
+        if (!life_is_over(&self->instances[i]) || lanes_busy(&self->instances[i])) {
             return false;
         }
     }
@@ -353,6 +353,12 @@ const char *
 instance_name(const struct supervisor *self, uint32_t index)
 {
     return at(self, index)->name;
+}
+
+bool
+instance_queues(const struct supervisor *self, uint32_t index)
+{
+    return instance_has_feature(at(self, index), DRIVER_QUEUE);
 }
 
 const char *

@@ -13,6 +13,7 @@ static const struct route routes[] = {
     { HTTP_GET, "/v1/jobs/{}/images", native_images },
     { HTTP_GET, "/v1/jobs/{}/images/{}", native_picture },
     { HTTP_GET, "/v1/workers", native_workers },
+    { HTTP_POST, "/v1/workers/{}/drain", native_drain },
     { HTTP_GET, "/v1/models", native_models },
     { HTTP_GET, "/healthz", native_health },
     { HTTP_GET, "/readyz", native_ready },

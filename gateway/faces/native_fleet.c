@@ -56,10 +56,12 @@ json_value_write(struct buffer *out, const json_t *value)
 }
 
 /* What we say of a worker, then what it says of itself, unless it is a word of ours. */
-static void
-worker_write(struct buffer *out, const struct fleet_worker *worker)
+void
+native_worker_write(struct buffer *out, const struct fleet_worker *worker, bool told)
 {
-    static const char *const ours[] = { "name", "incarnation", "state", "last_beat_ms" };
+    static const char *const ours[] = { "name", "incarnation", "state", "last_beat_ms",
+                                        "draining" };
+    size_t n_ours = ARRAY_LENGTH(ours) - !told;
     const char *key;
     json_t *value;
     put_open(out, '{');
@@ -75,10 +77,14 @@ worker_write(struct buffer *out, const struct fleet_worker *worker)
     } else {
         put_null(out);
     }
+    if (told) {
+        put_key(out, ours[4]);
+        put_flag(out, true);
+    }
     json_object_foreach((json_t *)worker->facts, key, value)
     {
         bool taken = strpbrk(key, "\"\\\n\r\t") != NULL;
-        for (size_t i = 0; i < ARRAY_LENGTH(ours); i++) {
+        for (size_t i = 0; i < n_ours; i++) {
             taken = taken || strcmp(key, ours[i]) == 0;
         }
         if (!taken) {
@@ -101,7 +107,7 @@ on_workers(void *context, const struct fleet_worker *workers, uint32_t n)
     put_key(&json, "workers");
     put_open(&json, '[');
     for (uint32_t i = 0; i < n; i++) {
-        worker_write(&json, &workers[i]);
+        native_worker_write(&json, &workers[i], false);
     }
     put_close(&json, ']');
     put_close(&json, '}');

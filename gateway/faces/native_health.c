@@ -61,6 +61,7 @@ native_ready(const struct route_call *call)
     const struct gate *gate = call->gate;
     const struct broker_facts *facts = broker_link_facts(gate->jobs->link);
     const struct check checks[] = {
+        { "serving", !gate->stopping, "this gateway is stopping" },
         { "redis", redis_client_is_up(gate->redis), "Redis does not answer" },
         { "broker", broker_link_is_open(gate->jobs->link), "no broker leads, or it is away" },
         { "store", !artifacts_full(gate->shared->artifacts), "the disk of the pictures is full" },

@@ -21,6 +21,7 @@ struct posted {
     struct job_wait *wait;
     struct job_id id; /* of the job; after KNOWN the first one */
     uint32_t seed, wait_s;
+    bool has_key;
     uint8_t body_hash[HASH_BYTES];
 };
 
@@ -142,6 +143,24 @@ on_refused(struct posted *self, const struct refused *refused)
     posted_free(self);
 }
 
+/* Nobody stored the job in time: says what is away, and what to do. */
+static void
+answer_late(struct posted *self)
+{
+    char detail[160];
+    const char *why = "the broker did not answer in time";
+    if (!redis_client_is_up(self->gate->redis)) {
+        why = "Redis is away";
+    } else if (!broker_link_is_open(self->gate->jobs->link)) {
+        why = "no broker leads at the moment";
+    }
+    (void)snprintf(detail, sizeof detail, "The job was not %s: %s%s",
+                   self->has_key ? "confirmed" : "taken", why,
+                   self->has_key ? "; send it again with the same Idempotency-Key, it makes one job"
+                                 : "");
+    problem_send_away(self->exchange, detail);
+}
+
 static void
 on_outcome(void *context, const struct submit_outcome *outcome)
 {
@@ -158,7 +177,7 @@ on_outcome(void *context, const struct submit_outcome *outcome)
         on_refused(self, outcome->refused);
         return;
     case SUBMIT_LATE:
-        problem_send_away(self->exchange, "No broker answered; the job was not taken");
+        answer_late(self);
         posted_free(self);
         return;
     case SUBMIT_VERDICT_COUNT:
@@ -302,6 +321,7 @@ native_submit(const struct route_call *call)
     crypto_hash_sha256(self->body_hash, body, length);
     request.envelope.tenant = slice_of(call->tenant);
     request.envelope.body_hash = (struct slice){ self->body_hash, HASH_BYTES };
+    self->has_key = headers.has_key;
     if (headers.has_key) {
         request.envelope.idempotency = (struct slice){ headers.key_hash, HASH_BYTES };
     }
@@ -309,6 +329,7 @@ native_submit(const struct route_call *call)
     const struct submit_order order = { .id = self->id,
                                         .request = { packed.bytes, (uint32_t)packed.length },
                                         .watch = headers.wait_s > 0,
+                                        .has_key = headers.has_key,
                                         .fn = on_outcome,
                                         .context = self };
     self->submit = submits_add(call->gate->jobs->submits, &order);

@@ -1,7 +1,7 @@
 #!/bin/bash
-# run.sh — bench.py on a machine with a GPU and perhaps no network.
+# run.sh — bench.py, or stack.py, on a machine with a GPU and perhaps no network.
 #
-#     tests/gpu/run.sh [bench.py's arguments]
+#     tests/gpu/run.sh [stack] [arguments of bench.py or stack.py]
 #
 # Environment: DRAWBAR_PYTHON   the python that has torch (default: python3)
 #              DRAWBAR_WHEELS   a folder of wheels that this python lacks (diffusers, ...); unpacked, not installed
@@ -24,4 +24,9 @@ print("torch", torch.__version__, "transformers", transformers.__version__, "dif
     exit 2
 fi
 if command -v nvidia-smi >/dev/null; then nvidia-smi -L || true; fi
-"$python" "$here/bench.py" "$@"
+script=bench.py
+if [ "${1:-}" = stack ]; then
+    script=stack.py
+    shift
+fi
+"$python" "$here/$script" "$@"

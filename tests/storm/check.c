@@ -503,7 +503,8 @@ check_calm(void)
 {
     for (uint32_t job = 1; job <= storm.n_jobs && storm.weather.calm; job++) {
         const struct record *record = &storm.redis.data.records[job];
-        if (storm.tickets[job].state == TICKET_WITHDRAWN) {
+        if (storm.tickets[job].state == TICKET_WITHDRAWN ||
+            storm.tickets[job].state == TICKET_GONE) {
             broken("job %u: its client got no answer in time, and nothing went wrong", job);
         }
         if (record->exists && record->header.state == JOB_FAILED) {

@@ -66,7 +66,8 @@ ticket_tick(struct gateway_host *self, uint32_t job)
     bool due =
         ticket->sent_session != self->session || storm.now_ms - ticket->sent_ms >= LIMIT_REPEAT_MS;
     if (ticket->state == TICKET_WAITING && storm.now_ms - ticket->first_ms >= LIMIT_SUBMIT_MS) {
-        ticket->state = TICKET_WITHDRAWN;
+        /* A client with a key may have sent it again already: that job is not to be withdrawn. */
+        ticket->state = ticket->key != 0 ? TICKET_GONE : TICKET_WITHDRAWN;
         due = true;
     }
     if (!self->open) {

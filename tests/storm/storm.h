@@ -12,7 +12,8 @@
  *     edge.c         a connection to Redis: time-outs, replies lost, old copies that run
  *     store.c        the broker's batches, WAIT behind them, restores
  *     broker.c       election, rebuild, doors, sweeps, an orderly stop
- *     worker.c       an agent and its instances
+ *     worker.c       an agent
+ *     instance.c     its instances
  *     gateway.c      submits, repeats, withdraws, cancels, `drawbar drain`
  *     stranger.c     a peer that talks nonsense
  *     faults.c       what goes wrong, and the end of it
@@ -352,8 +353,9 @@ struct broker_host *broker_leader(void);
 
 struct instance {
     bool ready;
-    uint32_t drawing; /* number of the draw under way; 0: none */
-    uint8_t slot;
+    bool queues;
+    uint32_t n_jobs; /* in the order given; of the first that is not made the GPU draws */
+    struct drawing *jobs[LIMIT_PLACE_JOBS];
 };
 struct parcel {
     uint8_t n_bases;
@@ -378,13 +380,18 @@ struct worker_host {
     bool stepping;
     struct agent_event later[64];
     uint32_t n_later;
-    uint32_t drawings;
     bool slow;
 };
+void worker_give(struct worker_host *self, const struct agent_event *event);
 void worker_start(struct worker_host *self, const char *name, const char *model);
 void worker_crash(struct worker_host *self);
 void worker_drain(struct worker_host *self);
+/* -- instance.c -- */
+void instance_start(struct worker_host *self, uint8_t index);
+void instance_draw(struct worker_host *self, const struct agent_effect *effect);
+void instance_interrupt(struct worker_host *self, const struct agent_effect *effect);
 void worker_break_instance(struct worker_host *self, uint8_t index);
+/* -- worker.c -- */
 bool worker_is_empty(const struct worker_host *self);
 bool worker_is_leaving(const struct worker_host *self);
 /* What the picture of this lease looks like. */
@@ -398,7 +405,7 @@ enum ticket_state {
     TICKET_ACCEPTED,  /* 202 */
     TICKET_REFUSED,   /* 4xx, 503 */
     TICKET_WITHDRAWN, /* 503 after 5 s, WITHDRAW until answered */
-    TICKET_GONE,      /* its gateway died before it knew */
+    TICKET_GONE,      /* 503 after 5 s to one with a key, or its gateway died: it may exist */
 };
 struct ticket {
     enum ticket_state state;

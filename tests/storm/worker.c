@@ -4,7 +4,7 @@
 #include <string.h>
 
 /*
- * What worker/loop.c, report.c and the instances do around the agent's core, on simulated edges.
+ * What worker/loop.c and report.c do around the agent's core, on simulated edges.
  */
 
 static int64_t
@@ -12,8 +12,6 @@ clock_of(const struct worker_host *self)
 {
     return storm.now_ms + self->process.clock_ms;
 }
-
-static void give(struct worker_host *self, const struct agent_event *event);
 
 /* ---- the broker ---- */
 
@@ -147,7 +145,7 @@ on_frame(void *owner, const void *bytes, uint32_t length)
     trace("worker %s(%u) gets %s", self->name, self->index, frame_kind_name(frame.kind));
     check_answered(self, &frame);
     self->frame = &frame;
-    give(self, &event);
+    worker_give(self, &event);
     self->frame = NULL;
 }
 
@@ -173,7 +171,7 @@ on_redis(void *owner, const struct command *command, const struct reply *reply)
         }
         event.leader.door = slice_of(door);
     }
-    give(self, &event);
+    worker_give(self, &event);
 }
 
 static void
@@ -183,134 +181,6 @@ ask_redis(struct worker_host *self, enum command_kind kind)
     (void)snprintf(command->worker, sizeof command->worker, "%s", self->name);
     command->incarnation = agent_incarnation(self->agent);
     edge_send(command);
-}
-
-/* ---- instances ---- */
-
-struct drawing {
-    uint32_t number;
-    uint8_t index, step;
-};
-
-static struct instance *
-drawing_instance(struct worker_host *self, const struct drawing *drawing)
-{
-    struct instance *instance = &self->instances[drawing->index];
-    return instance->drawing == drawing->number ? instance : NULL;
-}
-
-static void
-set_ready(struct worker_host *self, uint8_t index, bool ready)
-{
-    struct agent_event event = { .kind = AGENT_ON_INSTANCE };
-    event.instance.index = index;
-    event.instance.ready = ready;
-    self->instances[index].ready = ready;
-    give(self, &event);
-}
-
-static void
-on_ready(void *owner, void *data)
-{
-    struct worker_host *self = owner;
-    uint8_t index = (uint8_t)tag_of(data);
-    if (self->instances[index].drawing == 0) {
-        set_ready(self, index, true);
-    }
-}
-
-static void
-draw_end(struct worker_host *self, uint8_t index, enum fail_code code)
-{
-    struct instance *instance = &self->instances[index];
-    struct agent_event event = { .kind = AGENT_ON_FAILED };
-    event.failed.index = index;
-    event.failed.code = code;
-    event.failed.taken = code != FAIL_INSTANCE_REFUSED;
-    event.failed.final_ = code == FAIL_INSTANCE_REFUSED && chance(300);
-    event.failed.message = slice_of("no");
-    if (code == FAIL_NONE) {
-        event = (struct agent_event){ .kind = AGENT_ON_DRAWN };
-        event.drawn.index = index;
-        event.drawn.n_pictures = agent_held(self->agent, instance->slot)->n_pictures;
-    }
-    instance->drawing = 0;
-    instance->ready = false;
-    give(self, &event);
-    int64_t pause = code == FAIL_INSTANCE_DIED ? between(500, 5000) : 0;
-    sim_at(storm.now_ms + pause, &self->process, on_ready, self, tag(index));
-}
-
-static void
-on_drawing(void *owner, void *data)
-{
-    struct worker_host *self = owner;
-    struct drawing *drawing = data;
-    struct instance *instance = drawing_instance(self, drawing);
-    struct agent_event event = { .kind = AGENT_ON_TAKEN, .index = drawing->index };
-    if (instance == NULL) {
-        return;
-    }
-    if (drawing->step == 3) {
-        static const enum fail_code codes[] = { FAIL_INSTANCE_ERROR, FAIL_INSTANCE_DIED,
-                                                FAIL_INSTANCE_STUCK, FAIL_INSTANCE_REFUSED };
-        bool fails = storm.weather.faults_on && chance(storm.weather.fail_draw);
-        if (fails) {
-            fault(FAULT_DRAW_FAILS);
-        }
-        draw_end(self, drawing->index, fails ? codes[any(4)] : FAIL_NONE);
-        return;
-    }
-    if (drawing->step > 0) {
-        event = (struct agent_event){ .kind = AGENT_ON_STEP };
-        event.step.index = drawing->index;
-        event.step.step = drawing->step;
-        event.step.steps = 3;
-    }
-    drawing->step++;
-    int64_t pace = !storm.weather.faults_on ? 60 : self->slow ? 3000 : 250;
-    sim_at(storm.now_ms + between(1, pace), &self->process, on_drawing, self, drawing);
-    give(self, &event);
-}
-
-static void
-draw(struct worker_host *self, const struct agent_effect *effect)
-{
-    struct instance *instance = &self->instances[effect->instance];
-    if (!instance->ready || instance->drawing != 0 ||
-        (storm.weather.faults_on && chance(storm.weather.busy_instance))) {
-        struct agent_event event = { .kind = AGENT_ON_NOT_DRAWN, .index = effect->instance };
-        give(self, &event);
-        if (instance->drawing == 0) {
-            sim_at(storm.now_ms + LIMIT_PROBE_MS, &self->process, on_ready, self,
-                   tag(effect->instance));
-        }
-        return;
-    }
-    check_drawn(self, &agent_held(self->agent, effect->slot)->lease);
-    struct drawing *drawing = sim_memory(sizeof *drawing);
-    *drawing = (struct drawing){ .number = ++self->drawings, .index = effect->instance };
-    instance->ready = false;
-    instance->drawing = drawing->number;
-    instance->slot = effect->slot;
-    sim_at(storm.now_ms + between(1, 30), &self->process, on_drawing, self, drawing);
-}
-
-static void
-interrupt(struct worker_host *self, uint8_t index)
-{
-    self->instances[index].drawing = 0;
-    self->instances[index].ready = false;
-    sim_at(storm.now_ms + between(1, 300), &self->process, on_ready, self, tag(index));
-}
-
-void
-worker_break_instance(struct worker_host *self, uint8_t index)
-{
-    if (self->process.up && self->instances[index].drawing != 0) {
-        fault(FAULT_INSTANCE_DIES);
-        draw_end(self, index, FAIL_INSTANCE_DIED);
-    }
 }
 
 /* ---- pictures ---- */
@@ -348,7 +218,7 @@ on_checked(void *owner, void *data)
     if (storm.weather.faults_on && chance(storm.weather.uniform)) {
         event.checked.outcome = (enum check_outcome)any(CHECK_OUTCOME_COUNT);
     }
-    give(self, &event);
+    worker_give(self, &event);
 }
 
 static void
@@ -374,7 +244,7 @@ on_put(void *owner, void *data)
             event.uploaded.outcome = UPLOAD_STORED;
         }
     }
-    give(self, &event);
+    worker_give(self, &event);
 }
 
 static void
@@ -395,7 +265,7 @@ static void
 on_stopped(void *owner, void *data)
 {
     (void)data;
-    give(owner, &(struct agent_event){ .kind = AGENT_ON_STOPPED });
+    worker_give(owner, &(struct agent_event){ .kind = AGENT_ON_STOPPED });
 }
 
 static void
@@ -431,10 +301,10 @@ perform(struct worker_host *self, const struct agent_effect *effect)
         keep_bases(self, effect->slot, &self->frame->grant.bases);
         break;
     case AGENT_DO_DRAW:
-        draw(self, effect);
+        instance_draw(self, effect);
         break;
     case AGENT_DO_INTERRUPT:
-        interrupt(self, effect->instance);
+        instance_interrupt(self, effect);
         break;
     case AGENT_DO_CHECK:
         sim_at(storm.now_ms + between(0, 20), &self->process, on_checked, self,
@@ -465,7 +335,7 @@ on_tick(void *owner, void *data)
     struct worker_host *self = owner;
     if ((int64_t)tag_of(data) == self->tick_at) {
         self->tick_at = 0;
-        give(self, &(struct agent_event){ .kind = AGENT_ON_TICK });
+        worker_give(self, &(struct agent_event){ .kind = AGENT_ON_TICK });
     }
 }
 
@@ -496,8 +366,8 @@ step(struct worker_host *self, const struct agent_event *event)
 }
 
 /* Steps and performs; what the edges say meanwhile is stepped after it. */
-static void
-give(struct worker_host *self, const struct agent_event *event)
+void
+worker_give(struct worker_host *self, const struct agent_event *event)
 {
     if (self->agent == NULL || !self->process.up) {
         return;
@@ -549,11 +419,11 @@ worker_start(struct worker_host *self, const char *name, const char *model)
     trace("worker %s(%u): starts", name, self->index);
     edge_open(&self->redis);
     for (uint8_t i = 0; i < self->n_instances; i++) {
-        sim_at(storm.now_ms + between(0, 500), &self->process, on_ready, self, tag(i));
+        instance_start(self, i);
     }
     self->capability = 1;
-    give(self, &(struct agent_event){ .kind = AGENT_ON_CAPABILITY, .capability = 1 });
-    give(self, &(struct agent_event){ .kind = AGENT_ON_TICK });
+    worker_give(self, &(struct agent_event){ .kind = AGENT_ON_CAPABILITY, .capability = 1 });
+    worker_give(self, &(struct agent_event){ .kind = AGENT_ON_TICK });
 }
 
 void
@@ -571,7 +441,7 @@ worker_crash(struct worker_host *self)
 void
 worker_drain(struct worker_host *self)
 {
-    give(self, &(struct agent_event){ .kind = AGENT_ON_DRAIN });
+    worker_give(self, &(struct agent_event){ .kind = AGENT_ON_DRAIN });
 }
 
 bool

@@ -12,6 +12,7 @@ limit, and says what it waited for.
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -76,6 +77,20 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def steady_port():
+    """A free port that no outgoing connection is given while its listener is restarted: one below the
+    range that the kernel gives out."""
+    for _ in range(200):
+        port = random.randrange(12000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
+    raise Failed("no free port between 12000 and 32000")
 
 
 def program(name):
@@ -344,24 +359,24 @@ class RedisError(Exception):
 class Redis:
     """A redis-server of this test, and a small client for it."""
 
-    def __init__(self, directory, wrap=(), port=0):
+    def __init__(self, directory, wrap=(), port=0, fsync="everysec", host="127.0.0.1"):
         self.directory = os.path.join(directory, "redis")
         os.makedirs(self.directory, exist_ok=True)
         self.port = port or free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
-        self.wrap = list(wrap)
+        self.host, self.url = host, f"redis://{host}:{self.port}"
+        self.wrap, self.fsync = list(wrap), fsync
         self.process = None
         self.start()
 
     def start(self, env=None):
         self.process = Process(os.path.dirname(self.directory), "redis", self.wrap + [
-            "redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.directory,
-            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory", "256mb",
+            "redis-server", "--port", self.port, "--bind", self.host, "--protected-mode", "no", "--dir", self.directory,
+            "--appendonly", "yes", "--appendfsync", self.fsync, "--save", "", "--maxmemory", "256mb",
             "--maxmemory-policy", "noeviction", "--daemonize", "no", "--loglevel", "warning"], wait_ready=False, env=env)
         until(lambda: self.call("PING") == "PONG", 10, "Redis answers")
 
     def call(self, *words):
-        with socket.create_connection(("127.0.0.1", self.port), 5) as s:
+        with socket.create_connection((self.host, self.port), 5) as s:
             packed = b"*%d\r\n" % len(words)
             for word in words:
                 word = word if isinstance(word, bytes) else str(word).encode()
@@ -460,15 +475,18 @@ class Proxy:
 
 
 class Cluster:
-    """One Drawbar. `broker` and `gateway` start with it unless they are told not to."""
+    """One Drawbar. `broker` and `gateway` start with it unless they are told not to. `redis` are further
+    arguments of its Redis: port, fsync."""
 
-    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=()):
+    keep = False # the directory stays
+
+    def __init__(self, broker=True, gateway=True, broker_flags=(), gateway_flags=(), redis_wrap=(), redis=None):
         self.directory = tempfile.mkdtemp(prefix="drawbar-system.")
         self.processes, self.closers = [], []
         self.redis = self.broker_process = self.gateway_process = self.http = None
         self.failed = False
         try:
-            self.redis = Redis(self.directory, redis_wrap)
+            self.redis = Redis(self.directory, redis_wrap, **(redis or {}))
             if broker:
                 self.broker(*broker_flags)
             if gateway:
@@ -551,7 +569,8 @@ class Cluster:
         finally:
             if self.failed:
                 self.keep_logs()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            if not self.keep:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
     def look_for_sanitizer_reports(self):
         """Also in the logs of instances that agents started."""

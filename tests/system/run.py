@@ -165,7 +165,7 @@ def main():
                 word = {0: "ok", STATUS_SKIPPED: "skipped"}.get(status, "FAILED")
                 counts[word] += 1
                 print(f"{word:8}{seconds:6.1f} s  {test.file}: {test.name.replace('_', ' ')}")
-                if status != 0 and text.strip():
+                if text.strip(): # why it failed, or the figures of one that measures
                     print(text.rstrip())
                 sys.stdout.flush()
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""

@@ -4,7 +4,7 @@ import json
 import selectors
 import socket
 
-from harness import Cluster, check, check_equal
+from harness import Cluster, check, check_equal, until
 from registry import test
 
 
@@ -95,3 +95,28 @@ def a_key_that_is_too_long_or_empty_is_refused():
             answer = c.http.post_job({"Idempotency-Key": key})
             check(answer.status in (400, 422), f"status {answer.status} for a key of {len(key)}")
         check_equal(c.http.post_job({"Idempotency-Key": "x" * 255}).status, 202, "status of a key of 255")
+
+
+@test(limit_s=60)
+def a_submit_answered_503_and_sent_again_with_its_key_makes_one_job_that_nobody_cancels():
+    with Cluster() as c:
+        body = {"prompt": "a", "width": 64, "height": 64, "steps": 1}
+        c.http.submit() # the session is open
+        c.redis.process.pause()
+        late = c.http.post_job({"Idempotency-Key": "again"}, **body)
+        late.problem(503, "same Idempotency-Key")
+        plain = c.http.post_job(**body)
+        plain.problem(503, "not taken")
+        c.redis.process.resume()
+
+        def taken():
+            answer = c.http.post_job({"Idempotency-Key": "again"}, **body)
+            return answer.json if answer.status in (200, 202) else None
+        job = until(taken, 15, "the repeated submit is taken")
+        # The one without a key is withdrawn: its client cannot ask for it.
+        until(lambda: c.http.get("/v1/jobs?limit=10").json["jobs"], 5, "the list answers")
+        until(lambda: [j["status"] for j in c.http.get("/v1/jobs?limit=10").json["jobs"]].count("cancelled") == 1, 10,
+              "one job was withdrawn")
+        c.worker("mia")
+        c.http.wait(job["id"], "succeeded")
+        check_equal(c.redis.live(), 0, "jobs still live")

@@ -145,21 +145,62 @@ leader(struct world *w, uint64_t epoch, const char *door)
     return give(w, &event);
 }
 
+/* The same for one that takes a job while it draws another. */
+static inline void
+queueing(struct world *w, uint8_t index, bool ready)
+{
+    struct agent_event event = { .kind = AGENT_ON_INSTANCE };
+    event.instance.index = index;
+    event.instance.ready = ready;
+    event.instance.queues = true;
+    give(w, &event);
+}
+
+/* The serial of the lease that is longest on the instance; 0: none is. */
+static inline uint32_t
+serial_on(const struct world *w, uint8_t index)
+{
+    uint32_t serial = 0;
+    for (uint32_t slot = 0; slot < LIMIT_WORKER_LEASES; slot++) {
+        const struct agent_held *h = agent_held(w->agent, slot);
+        bool on_it = (h->state == HELD_DRAWING || h->state == HELD_AHEAD) && h->instance == index;
+        if (on_it && (serial == 0 || h->serial < serial)) {
+            serial = h->serial;
+        }
+    }
+    return serial;
+}
+
+static inline enum agent_verdict
+on_serial(struct world *w, enum agent_event_kind kind, uint8_t index, uint32_t serial)
+{
+    struct agent_event event = { .kind = kind };
+    event.job.index = index;
+    event.job.serial = serial;
+    return give(w, &event);
+}
+
 static inline void
 on_instance(struct world *w, enum agent_event_kind kind, uint8_t index)
 {
-    struct agent_event event = { .kind = kind, .index = index };
+    on_serial(w, kind, index, serial_on(w, index));
+}
+
+static inline void
+step_of(struct world *w, uint8_t index, uint32_t serial, uint8_t number)
+{
+    struct agent_event event = { .kind = AGENT_ON_STEP };
+    event.step.index = index;
+    event.step.serial = serial;
+    event.step.step = number;
+    event.step.steps = STEPS;
     give(w, &event);
 }
 
 static inline void
 step(struct world *w, uint8_t index, uint8_t number)
 {
-    struct agent_event event = { .kind = AGENT_ON_STEP };
-    event.step.index = index;
-    event.step.step = number;
-    event.step.steps = STEPS;
-    give(w, &event);
+    step_of(w, index, serial_on(w, index), number);
 }
 
 static inline void
@@ -167,6 +208,7 @@ drawn(struct world *w, uint8_t index)
 {
     struct agent_event event = { .kind = AGENT_ON_DRAWN };
     event.drawn.index = index;
+    event.drawn.serial = serial_on(w, index);
     event.drawn.n_pictures = 1;
     give(w, &event);
 }
@@ -176,6 +218,7 @@ failed(struct world *w, uint8_t index, bool taken)
 {
     struct agent_event event = { .kind = AGENT_ON_FAILED };
     event.failed.index = index;
+    event.failed.serial = serial_on(w, index);
     event.failed.code = FAIL_INSTANCE_ERROR;
     event.failed.taken = taken;
     event.failed.message = (struct slice){ .bytes = "no", .length = 2 };

@@ -106,6 +106,15 @@ hear(struct world *world, const char *word)
     }
 }
 
+/* A word about one of several jobs: "2:taken"; of a job without a serial the word alone. */
+static inline void
+hear_of(struct world *world, uint32_t serial, const char *word)
+{
+    char text[48];
+    snprintf(text, sizeof text, "%u:%s", serial, word);
+    hear(world, serial == 0 ? word : text);
+}
+
 static inline void
 world_on_state(void *context, uint32_t index, enum instance_state state)
 {
@@ -114,42 +123,48 @@ world_on_state(void *context, uint32_t index, enum instance_state state)
 }
 
 static inline void
-world_on_taken(void *context, uint32_t index)
+world_on_taken(void *context, uint32_t index, uint32_t serial)
 {
     (void)index;
-    hear(context, "taken");
+    hear_of(context, serial, "taken");
 }
 
 static inline void
-world_on_step(void *context, uint32_t index, uint8_t step, uint8_t steps)
+world_on_step(void *context, uint32_t index, uint32_t serial, uint8_t step, uint8_t steps)
 {
     char word[32];
     (void)index;
     snprintf(word, sizeof word, "%u/%u", step, steps);
-    hear(context, word);
+    hear_of(context, serial, word);
 }
 
 static inline void
-world_on_drawn(void *context, uint32_t index, struct drawing *drawing)
+world_on_drawn(void *context, uint32_t index, uint32_t serial, struct drawing *drawing)
 {
     struct world *world = context;
     (void)index;
     drawing_clear(&world->drawing);
     world->drawing = *drawing;
-    hear(world, "drawn");
+    hear_of(world, serial, "drawn");
 }
 
 static inline void
-world_on_failed(void *context, uint32_t index, enum fail_code code, const char *message, bool taken,
-                bool final)
+world_on_failed(void *context, uint32_t index, uint32_t serial, const struct failure *failure)
 {
     struct world *world = context;
     (void)index;
-    world->code = code;
-    world->taken = taken;
-    world->final = final;
-    snprintf(world->message, sizeof world->message, "%s", message);
-    hear(world, "failed");
+    world->code = failure->code;
+    world->taken = failure->taken;
+    world->final = failure->final;
+    snprintf(world->message, sizeof world->message, "%s", failure->message);
+    hear_of(world, serial, failure->taken || serial == 0 ? "failed" : "lost");
+}
+
+static inline void
+world_on_refused(void *context, uint32_t index, uint32_t serial)
+{
+    (void)index;
+    hear_of(context, serial, "refused");
 }
 
 static inline void
@@ -198,6 +213,7 @@ open_world(struct world *world, const char *words, int64_t stuck_ms)
                                       .on_step = world_on_step,
                                       .on_drawn = world_on_drawn,
                                       .on_failed = world_on_failed,
+                                      .on_refused = world_on_refused,
                                       .context = world };
     char text[512];
     const char *line = text;

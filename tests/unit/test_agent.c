@@ -256,8 +256,10 @@ Test(agent, what_an_instance_says_about_a_forgotten_job_is_ignored)
 {
     WORLD(w, 1);
     job(&w, 1, A);
+    uint32_t serial = serial_on(&w, 0);
     about(&w, FRAME_STOP, A);
     struct agent_event event = { .kind = AGENT_ON_DRAWN };
+    event.drawn.serial = serial;
     event.drawn.n_pictures = 1;
     cr_assert(eq(int, give(&w, &event), AGENT_STALE));
 }
@@ -310,6 +312,7 @@ Test(agent, a_wrong_number_of_pictures_is_a_bad_picture)
     job(&w, 1, A);
     struct agent_event event = { .kind = AGENT_ON_DRAWN };
     event.drawn.n_pictures = 2;
+    event.drawn.serial = serial_on(&w, 0);
     give(&w, &event);
     cr_assert(eq(int, held(&w, A)->code, FAIL_BAD_PICTURE));
 }
@@ -361,6 +364,7 @@ Test(agent, all_pictures_are_stored_before_done)
     give(&w, &event);
     event = (struct agent_event){ .kind = AGENT_ON_DRAWN };
     event.drawn.n_pictures = 2;
+    event.drawn.serial = serial_on(&w, 0);
     give(&w, &event);
     struct agent_effect check = *find(&w, AGENT_DO_CHECK);
     checked(&w, &check, CHECK_GOOD);
@@ -487,7 +491,7 @@ storm_event(struct world *w, uint64_t *dice)
         broker_state(w, &lease, roll(dice, 8) == 0);
         break;
     case 5:
-        instance(w, index, roll(dice, 4) != 0);
+        (roll(dice, 2) == 0 ? instance : queueing)(w, index, roll(dice, 4) != 0);
         break;
     case 6:
         drawn(w, index);
@@ -504,6 +508,7 @@ storm_event(struct world *w, uint64_t *dice)
         uploaded(w, &about_slot, (enum upload_outcome)roll(dice, UPLOAD_OUTCOME_COUNT));
         break;
     case 12:
+        step_of(w, index, about_slot.serial, (uint8_t)roll(dice, STEPS + 1));
         step(w, index, (uint8_t)roll(dice, STEPS + 1));
         break;
     case 13:
@@ -512,7 +517,8 @@ storm_event(struct world *w, uint64_t *dice)
         say(w, FRAME_WORKER_WELCOME);
         break;
     case 14:
-        beat(w, 99, false);
+        on_serial(w, roll(dice, 2) == 0 ? AGENT_ON_TAKEN : AGENT_ON_NOT_DRAWN, index,
+                  about_slot.serial);
         break;
     default:
         pass(w, roll(dice, 2000));

@@ -156,6 +156,24 @@ Test(agent_session, says_hello_again_on_no_session_but_not_faster_than_ten_times
     cr_assert(ne(u64, agent_session(w.agent), session), "new session");
 }
 
+Test(agent_session, looks_for_the_next_leader_as_soon_as_one_ends_its_session)
+{
+    WORLD(w, 1);
+    for (int i = 0; i < 60; i++) { /* a long session */
+        pass(&w, LIMIT_STATE_MS);
+        say(&w, FRAME_BROKER_STATE);
+    }
+    leader(&w, w.epoch, "a:1");
+    say(&w, FRAME_NO_SESSION);
+    pass(&w, 0);
+    cr_assert(did(&w, AGENT_DO_READ_LEADER));
+    leader(&w, 0, "");
+    pass(&w, LIMIT_LEADER_POLL_MS);
+    cr_assert(did(&w, AGENT_DO_READ_LEADER), "each 100 ms");
+    leader(&w, w.epoch + 1, "b:2");
+    cr_assert(did(&w, AGENT_DO_CONNECT) && did(&w, AGENT_DO_HELLO));
+}
+
 Test(agent_session, says_hello_again_when_its_models_change)
 {
     WORLD(w, 1);

@@ -100,6 +100,9 @@ Test(dispatch_workers, a_bye_releases_the_leases_and_forgets_the_worker)
     worker_says(0, (struct frame){ .kind = FRAME_BYE });
     cr_assert_eq(state_of(1), JOB_QUEUED);
     cr_assert_eq(w.d->roster.alive, 0);
+    cr_assert_eq(last_commit()->kind, OP_WORKER_LEFT);
+    cr_assert_eq(w.commits[(w.n_commits - 2) % LOG].reason, FAIL_WORKER_LEAVING,
+                 "not a lost lease");
     cr_assert_eq(worker_state(0, 1), VERDICT_NO_SESSION);
 }
 
@@ -790,6 +793,41 @@ Test(dispatch_workers, a_drain_of_nobody_is_answered_not_found)
     frame.admin = (struct admin){ ADMIN_DRAIN, slice_of("nobody") };
     gateway_says(0, frame);
     cr_assert_not(seen(FRAME_ADMIN_ANSWER)->admin_answer.found);
+}
+
+/* -- an orderly stop of the broker -- */
+
+Test(dispatch_workers, a_broker_that_closes_lets_out_what_is_committed_and_grants_nothing_more)
+{
+    struct dispatch_event closing = { .kind = EVENT_CLOSING };
+    worker_in(0, 100);
+    worker_state(0, 2);
+    w.auto_commit = false;
+    submit(1);
+    commit(); /* the submit; its grant is on its way */
+    cr_assert_eq(commits_waiting(), 1);
+    submit(2);
+    say(&closing);
+    while (commits_waiting() > 0) {
+        commit();
+    }
+    cr_assert_eq(count_sent(FRAME_JOB), 1, "the granted job");
+    cr_assert_eq(count_sent(FRAME_ACCEPTED), 1, "the other one is accepted");
+    cr_assert_eq(state_of(1), JOB_RUNNING);
+    cr_assert_eq(state_of(2), JOB_QUEUED, "the free place stays free");
+}
+
+Test(dispatch_workers, a_farewell_tells_every_session_that_it_is_over)
+{
+    struct dispatch_event farewell = { .kind = EVENT_FAREWELL };
+    worker_in(0, 100);
+    worker_in(1, 101);
+    worker_says(1, (struct frame){ .kind = FRAME_BYE });
+    gateway_hello(1);
+    say(&farewell);
+    cr_assert_eq(count_sent(FRAME_NO_SESSION), 3, "one worker that is there, two gateways");
+    cr_assert_eq(seen(FRAME_NO_SESSION)->session, w.workers[0].session);
+    cr_assert_eq(seen_nth(FRAME_NO_SESSION, 2)->session, w.gateways[1]);
 }
 
 /* -- STATE from the broker -- */

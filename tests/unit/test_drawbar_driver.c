@@ -128,40 +128,43 @@ on_state(void *context, uint32_t index, enum instance_state state)
 }
 
 static void
-on_taken(void *context, uint32_t index)
+on_taken(void *context, uint32_t index, uint32_t serial)
 {
     (void)index;
+    (void)serial;
     hear(context, "taken");
 }
 
 static void
-on_step(void *context, uint32_t index, uint8_t step, uint8_t steps)
+on_step(void *context, uint32_t index, uint32_t serial, uint8_t step, uint8_t steps)
 {
     char word[32];
     (void)index;
+    (void)serial;
     snprintf(word, sizeof word, "%u/%u", step, steps);
     hear(context, word);
 }
 
 static void
-on_drawn(void *context, uint32_t index, struct drawing *drawing)
+on_drawn(void *context, uint32_t index, uint32_t serial, struct drawing *drawing)
 {
     struct world *world = context;
     (void)index;
+    (void)serial;
     world->drawing = *drawing;
     hear(world, "drawn");
 }
 
 static void
-on_failed(void *context, uint32_t index, enum fail_code code, const char *message, bool taken,
-          bool final)
+on_failed(void *context, uint32_t index, uint32_t serial, const struct failure *failure)
 {
     struct world *world = context;
     (void)index;
-    world->code = code;
-    world->taken = taken;
-    world->final = final;
-    snprintf(world->message, sizeof world->message, "%s", message);
+    (void)serial;
+    world->code = failure->code;
+    world->taken = failure->taken;
+    world->final = failure->final;
+    snprintf(world->message, sizeof world->message, "%s", failure->message);
     hear(world, "failed");
 }
 
@@ -263,7 +266,6 @@ draw(struct world *world)
     cr_assert(zero(int, instance_draw(world->supervisor, 0, &request)));
     cr_assert(zero(sz, strlen(world->heard)), "nothing is told from inside");
     cr_assert(eq(int, instance_state(world->supervisor, 0), INSTANCE_BUSY));
-    cr_assert(eq(int, instance_draw(world->supervisor, 0, &request), -EBUSY), "one at a time");
 }
 
 TestSuite(drawbar_driver, .timeout = 30);
@@ -433,7 +435,7 @@ Test(drawbar_driver, an_interrupted_job_is_deleted_and_nothing_more_is_heard)
     draw(&world);
     turn_until(&world, "1/4", 2000);
     world.server.stays_after_delete = true; /* a step must end first */
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 300);
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY), "until it is free");
     cr_assert(eq(u32, world.server.n_deletes, 1));
@@ -448,7 +450,7 @@ Test(drawbar_driver, an_interrupt_during_the_submit_waits_for_its_answer)
     struct world world;
     open_world(&world);
     draw(&world);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 2000);
     cr_assert(eq(str, world.heard, (char *)"ready"));
     cr_assert(eq(u32, world.server.n_submits, 1));

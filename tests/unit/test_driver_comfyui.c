@@ -137,7 +137,7 @@ Test(driver_comfyui, a_waiting_job_is_deleted_and_a_running_one_interrupted_by_i
     open_comfyui(&world, &stub);
     draw(&world, 1, 7);
     turn_until(&world, "taken", 3000);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     expect_heard(&world, "taken ready");
     cr_assert(eq(u32, stub.n_deletes, 1));
@@ -145,7 +145,7 @@ Test(driver_comfyui, a_waiting_job_is_deleted_and_a_running_one_interrupted_by_i
     draw(&world, 1, 7);
     turn_until(&world, "taken", 3000);
     stub.place = RUNNING;
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     cr_assert(eq(u32, stub.n_interrupts, 1));
     cr_assert(eq(u32, stub.n_deletes, 1));

@@ -167,7 +167,7 @@ Test(driver_gradio, a_waiting_job_is_cancelled)
     draw(&world, 2, 7);
     turn_until(&world, "taken", 3000);
     turn_for(&world, 100);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     expect_heard(&world, "taken ready");
     cr_assert(eq(u32, stub.n_cancels, 1));
@@ -185,7 +185,7 @@ Test(driver_gradio, a_running_function_is_waited_for_unless_it_yields)
     turn_for(&world, 100);
     say(&world, STARTS);
     turn_for(&world, 600); /* no steps, and yet not stuck */
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 300);
     cr_assert(zero(u32, stub.n_cancels));
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
@@ -200,7 +200,7 @@ Test(driver_gradio, a_running_function_is_waited_for_unless_it_yields)
     turn_for(&world, 100);
     say(&world, STARTS PROGRESS(1));
     turn_until(&world, "1/8", 3000);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     cr_assert(eq(u32, stub.n_cancels, 1));
     close_world(&world);
@@ -212,7 +212,7 @@ Test(driver_gradio, an_interrupt_during_the_join_is_obeyed_after_it)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 1, 7);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     expect_heard(&world, "ready");
     close_world(&world);

@@ -93,7 +93,7 @@ Test(driver_openai, an_interrupted_drawing_is_thrown_away_when_it_is_answered)
     open_openai(&world, &stub, "driver=openai");
     draw(&world, 2, 7);
     turn_until(&world, "taken", 3000);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 300);
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
     cr_assert(world.held != NULL, "the connection is kept: the server would not notice");

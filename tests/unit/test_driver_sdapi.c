@@ -116,7 +116,7 @@ Test(driver_sdapi, an_interrupt_is_repeated_until_the_drawing_is_answered)
     open_sdapi(&world, &stub, "driver=sdapi", 60000);
     draw(&world, 1, 7);
     turn_until(&world, "3/8", 3000);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 1300);
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
     cr_assert(ge(u32, stub.n_interrupts, 2));
@@ -134,7 +134,7 @@ Test(driver_sdapi, a_server_without_interrupt_is_busy_until_it_answers)
     draw(&world, 2, 7);
     turn_until(&world, "taken", 3000);
     turn_for(&world, 1000); /* no steps, and yet not stuck */
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 300);
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
     answer(release(&world), 200, "{\"images\":[\"cGlj\"]}");

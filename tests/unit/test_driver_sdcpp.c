@@ -88,7 +88,7 @@ Test(driver_sdcpp, a_queued_job_is_cancelled)
     open_sdcpp(&world, &stub);
     draw(&world, 1, 7);
     turn_until(&world, "taken", 3000);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 2000);
     expect_heard(&world, "taken ready");
     cr_assert(eq(u32, stub.n_cancels, 1));
@@ -103,7 +103,7 @@ Test(driver_sdcpp, a_running_job_is_waited_for_and_thrown_away)
     draw(&world, 2, 7);
     turn_until(&world, "taken", 3000);
     turn_for(&world, 1000); /* no steps, and yet not stuck */
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 600);
     cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
     stub.view = COMPLETED;
@@ -119,7 +119,7 @@ Test(driver_sdcpp, an_interrupt_during_the_submit_waits_for_the_id)
     struct stub stub = { .view = QUEUED };
     open_sdcpp(&world, &stub);
     draw(&world, 1, 7);
-    instance_interrupt(world.supervisor, 0);
+    instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 2000);
     expect_heard(&world, "ready");
     cr_assert(eq(u32, stub.n_submits, 1));

@@ -21,7 +21,7 @@ struct world {
     struct http_server *server;
     struct timer *later;
     struct http_exchange *held[8];
-    int n_held, n_gone, n_requests, n_drained;
+    int n_held, n_gone, n_requests;
     bool stream_refused;
 };
 
@@ -141,13 +141,6 @@ flood(void *context)
 }
 
 static void
-drained(void *context)
-{
-    struct world *w = context;
-    w->n_drained++;
-}
-
-static void
 on_request(void *context, struct http_exchange *exchange)
 {
     struct world *w = context;
@@ -174,11 +167,6 @@ on_request(void *context, struct http_exchange *exchange)
         if (path[1] == 'l') {
             timer_in_ms(w->later, 100);
         }
-    } else if (strcmp(path, "/drain") == 0) {
-        http_on_gone(exchange, gone, w);
-        w->held[w->n_held++] = exchange;
-        http_server_drain(w->server, 3000, drained, w);
-        timer_in_ms(w->later, 100);
     } else if (strcmp(path, "/stream") == 0 || strcmp(path, "/flood") == 0) {
         http_on_gone(exchange, gone, w);
         http_stream_start(exchange);
@@ -521,20 +509,6 @@ Test(http_server, accepting_pauses_at_parallel_max_and_goes_on)
     for (int i = 0; i < 4; i++) {
         free(talks[i]);
     }
-}
-
-Test(http_server, a_drain_answers_what_is_held_and_closes)
-{
-    struct world w;
-    struct talk *talk = calloc(1, sizeof *talk);
-    talk->says = "GET /drain HTTP/1.1\r\nHost: a\r\n\r\n";
-    world_open(&w, 0, 0);
-    talk_to(&w, talk);
-    cr_assert(strstr(talk->reply, "Connection: close") && strstr(talk->reply, "late"), "%s",
-              talk->reply);
-    cr_assert(eq(int, w.n_drained, 1));
-    world_close(&w);
-    free(talk);
 }
 
 Test(http_server, a_busy_port_and_a_bad_host_are_errors)

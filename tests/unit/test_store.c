@@ -1,70 +1,64 @@
-/* The store's restore, against a Redis made of paper: the functions of redis_client.h stand here
- * and answer from memory what Redis would. */
 #include "broker/store.h"
+#include "common/ids.h"
 #include "common/scope.h"
+#include "proto/keys.h"
 #include <criterion/criterion.h>
-#include <event2/event.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOG = 65536, FLIGHT = 8 };
+/* A Redis of this test's: what the store sends is written down, and answered when the test says so.
+ * Its timers and kicks run when the test says so, too. */
 
-/* What was sent and is not answered yet. */
-struct sent {
+enum { SENT_MAX = 16 };
+
+struct call { /* a batch on its way */
     redis_reply_fn fn;
     void *context;
-    bool is_commit;
-    uint64_t n;
-    char letters[LIMIT_BATCH_OPS + 1]; /* one an op: its name */
+    char function[32];
+    long number;
+    int submits, ends;
 };
 
-static struct world {
-    struct reactor *reactor;
-    struct store *store;
-    bool up;
-    uint64_t connection;
-    struct sent sent[FLIGHT];
-    uint32_t n_sent;
-    char applied[LOG]; /* ops answered OK so far, by name: R restore, T touch */
-    uint32_t n_applied;
-    uint32_t n_batches;
-    /* the core's part of a restore */
-    uint32_t parts, part, jobs; /* parts of a restore, next one, jobs in each */
-    uint32_t begun, committed, most_unanswered;
-    uint8_t request[512];
-    uint32_t n_request;
-} w;
+struct kick {
+    reactor_fn fn;
+    void *context;
+    bool wanted;
+};
 
-/* ---- Redis ---- */
+struct timer {
+    reactor_fn fn;
+    void *context;
+};
+
+static struct call sent[SENT_MAX];
+static int n_sent, n_resets;
+static struct kick the_kick;
+static struct timer timers[2]; /* the sweep, the look at the memory */
+static int n_timers;
+static struct dispatch_event outcomes[SENT_MAX];
+static int n_outcomes;
 
 bool
 redis_client_is_up(const struct redis_client *self)
 {
     (void)self;
-    return w.up;
+    return true;
 }
 
 uint64_t
 redis_client_connection(const struct redis_client *self)
 {
     (void)self;
-    return w.connection;
+    return 0;
 }
 
 void
 redis_client_reset(struct redis_client *self, const char *why)
 {
     (void)self;
-    cr_assert(false, "the store gave up: %s", why);
-}
-
-static struct sent *
-sent_new(redis_reply_fn fn, void *context)
-{
-    cr_assert_lt(w.n_sent, FLIGHT, "too much in flight");
-    struct sent *sent = &w.sent[w.n_sent++];
-    *sent = (struct sent){ .fn = fn, .context = context };
-    return sent;
+    (void)why;
+    n_resets++;
 }
 
 void
@@ -72,18 +66,13 @@ redis_client_command(struct redis_client *self, redis_reply_fn fn, void *context
                      const char **argv, const size_t *lengths)
 {
     (void)self;
-    struct sent *sent = sent_new(fn, context);
-    sent->is_commit =
-        strcmp(argv[1], "drawbar1_commit") == 0 || strcmp(argv[1], "drawbar1_commit_end") == 0;
-    cr_assert(sent->is_commit);
-    sent->n = strtoull(argv[4], NULL, 10);
-    uint32_t n = 0;
-    for (int i = 5; i < argc; n++) {
-        cr_assert_eq(lengths[i], 1);
-        char name = argv[i][0];
-        cr_assert_lt(n, LIMIT_BATCH_OPS);
-        sent->letters[n] = name;
-        i += 1 + (name == 'R' ? 7 : name == 'T' ? 3 : 0);
+    cr_assert_lt(n_sent, SENT_MAX);
+    struct call *call = &sent[n_sent++];
+    *call = (struct call){ .fn = fn, .context = context, .number = strtol(argv[4], NULL, 10) };
+    snprintf(call->function, sizeof call->function, "%.*s", (int)lengths[1], argv[1]);
+    for (int i = 5; i < argc; i++) {
+        call->submits += lengths[i] == 1 && argv[i][0] == 'S';
+        call->ends += lengths[i] == 1 && argv[i][0] == 'F';
     }
 }
 
@@ -92,307 +81,209 @@ redis_client_call(struct redis_client *self, redis_reply_fn fn, void *context, c
                   ...)
 {
     (void)self;
-    if (strncmp(format, "HGET", 4) == 0) {
-        sent_new(fn, context); /* the last batch */
-    } else {
-        fn(context, NULL); /* sweeps and looks at the memory: their timers run as they like */
-    }
+    (void)format;
+    fn(context, NULL); /* sweeps and looks are not what is tested */
 }
 
-/* The oldest command is answered. */
-static void
-answer(const redisReply *reply)
+int
+kick_new(struct kick **out, struct reactor *reactor, reactor_fn fn, void *context)
 {
-    cr_assert_gt(w.n_sent, 0);
-    struct sent sent = w.sent[0];
-    memmove(w.sent, w.sent + 1, --w.n_sent * sizeof *w.sent);
-    sent.fn(sent.context, reply);
+    (void)reactor;
+    the_kick = (struct kick){ fn, context, false };
+    *out = &the_kick;
+    return 0;
 }
 
-static void
-answer_commit(const char *word)
+void
+kick_now(struct kick *self)
 {
-    struct sent *sent = &w.sent[0];
-    size_t n = strlen(sent->letters);
-    cr_assert(sent->is_commit);
-    memcpy(w.applied + w.n_applied, sent->letters, n);
-    w.n_applied += (uint32_t)n;
-    w.n_batches++;
-    char plus[LIMIT_BATCH_OPS];
-    memset(plus, '+', sizeof plus);
-    redisReply said = { .type = REDIS_REPLY_STRING, .str = (char *)word, .len = strlen(word) };
-    redisReply letters = { .type = REDIS_REPLY_STRING, .str = plus, .len = n };
-    redisReply *both[2] = { &said, &letters };
-    redisReply reply = { .type = REDIS_REPLY_ARRAY, .elements = 2, .element = both };
-    answer(&reply);
+    self->wanted = true;
 }
 
-static void
-answer_last(const char *last)
+void
+kick_destroy(struct kick **self_p)
 {
-    redisReply reply = { .type = REDIS_REPLY_STRING, .str = (char *)last, .len = strlen(last) };
-    answer(&reply);
+    *self_p = NULL;
 }
 
-/* The connection is lost: nobody answers. */
-static void
-lose_all(void)
+int
+timer_new(struct timer **out, struct reactor *reactor, reactor_fn fn, void *context)
 {
-    w.up = false;
-    while (w.n_sent > 0) {
-        answer(NULL);
-    }
+    (void)reactor;
+    timers[n_timers] = (struct timer){ fn, context };
+    *out = &timers[n_timers++];
+    return 0;
 }
 
-static void
-turn(void)
+void
+timer_every_ms(struct timer *self, int64_t period_ms)
 {
-    event_base_loop(reactor_base(w.reactor), EVLOOP_NONBLOCK);
-    uint32_t n = w.store != NULL ? store_unanswered(w.store) : 0;
-    w.most_unanswered = n > w.most_unanswered ? n : w.most_unanswered;
+    (void)self;
+    (void)period_ms;
 }
 
-static void
-answer_everything(void)
+void
+timer_stop(struct timer *self)
 {
-    do {
-        turn();
-        while (w.n_sent > 0 && w.store != NULL) {
-            answer_commit("OK");
-        }
-        turn();
-    } while (w.n_sent > 0);
+    (void)self;
 }
 
-static void
-reconnect(void)
+void
+timer_destroy(struct timer **self_p)
 {
-    w.up = true;
-    w.connection++;
+    *self_p = NULL;
 }
 
-/* Redis was restarted: another process, which knows this batch as its last. */
-static void
-restart(const char *last)
-{
-    lose_all();
-    reconnect();
-    store_restarted(w.store, "1:token");
-    answer_last(last);
-}
-
-/* ---- the core ---- */
-
-static void
-commit(enum op_kind kind)
-{
-    struct op op = { .kind = kind,
-                     .header = { .state = JOB_QUEUED, .sequence = 1, .revision = 1 },
-                     .request = { w.request, w.n_request } };
-    store_commit(w.store, &op);
-}
-
-static bool
-on_restore(void *context, bool first)
-{
-    (void)context;
-    w.begun += first;
-    w.part = first ? 0 : w.part;
-    for (uint32_t i = 0; i < w.jobs; i++) {
-        commit(OP_RESTORE);
-    }
-    return ++w.part < w.parts;
-}
+/* ---- what the tests say ---- */
 
 static void
 on_committed(void *context, const struct dispatch_event *committed)
 {
     (void)context;
-    (void)committed;
-    w.committed++;
+    cr_assert_lt(n_outcomes, SENT_MAX);
+    outcomes[n_outcomes++] = *committed;
+}
+
+static struct store *store;
+
+static void
+start(void)
+{
+    n_sent = n_resets = n_timers = n_outcomes = 0;
+    struct store_config config = { .token = "1:abc", .retention_s = 100 };
+    struct store_events events = { .on_committed = on_committed };
+    cr_assert_eq(store_new(&store, NULL, &config, &events), 0);
 }
 
 static void
-on_fenced(void *context)
+stop(void)
 {
-    (void)context;
-    store_destroy(&w.store);
+    store_destroy(&store);
+}
+
+TestSuite(store, .init = start, .fini = stop, .timeout = 10);
+
+/* The turn of the loop ends. */
+static void
+turn(void)
+{
+    while (the_kick.wanted) {
+        the_kick.wanted = false;
+        the_kick.fn(the_kick.context);
+    }
 }
 
 static void
-setup(void)
+sweep(void)
 {
-    memset(&w, 0, sizeof w);
+    timers[0].fn(timers[0].context);
+    turn();
+}
+
+static void
+commit(enum op_kind kind)
+{
+    static const struct slice tenant = { "default", 7 };
+    static const struct slice model = { "m", 1 };
     CLEANUP(buffer_destroy) struct buffer request = { 0 };
-    struct envelope envelope = { .tenant = slice_of("acme"), .model = slice_of("m") };
-    struct job_body body = { .prompt = slice_of("a lighthouse") };
+    struct envelope envelope = { .tenant = tenant, .model = model, .width = 64, .height = 64 };
+    envelope.n = envelope.steps = 1;
+    struct job_body body = { .prompt = model };
     pack_struct(&request, &envelope_shape, &envelope);
     pack_struct(&request, &job_body_shape, &body);
-    cr_assert_leq(request.length, sizeof w.request);
-    memcpy(w.request, request.bytes, request.length);
-    w.n_request = (uint32_t)request.length;
-    w.up = true;
-    cr_assert_eq(reactor_new(&w.reactor, false), 0);
-    struct store_config config = { .token = "1:token", .retention_s = 600 };
-    struct store_events events = { .on_committed = on_committed,
-                                   .on_restore = on_restore,
-                                   .on_fenced = on_fenced };
-    cr_assert_eq(store_new(&w.store, w.reactor, &config, &events), 0);
-    commit(OP_TOUCH);
-    answer_everything();
-    cr_assert_eq(w.committed, 1);
-    w.n_applied = 0;
+    struct op op = { .kind = kind, .id = job_id_mint(1) };
+    op.header.state = kind == OP_SUBMIT ? JOB_QUEUED : JOB_CANCELLED;
+    op.request = (struct slice){ request.bytes, (uint32_t)request.length };
+    store_commit(store, &op);
 }
 
 static void
-teardown(void)
+answer(int call, const char *error, const char *letters)
 {
-    store_destroy(&w.store);
-    lose_all();
-    reactor_destroy(&w.reactor);
-}
-
-TestSuite(store, .init = setup, .fini = teardown);
-
-/* Restores first, nothing among them, then `touches` touches. */
-static void
-expect(uint32_t restores, uint32_t touches)
-{
-    cr_assert_eq(w.n_applied, restores + touches);
-    for (uint32_t i = 0; i < w.n_applied; i++) {
-        cr_assert_eq(w.applied[i], i < restores ? 'R' : 'T', "op %u is a %c", i, w.applied[i]);
+    redisReply words[2] = { { .type = REDIS_REPLY_STRING, .str = "OK", .len = 2 },
+                            { .type = REDIS_REPLY_STRING } };
+    redisReply *elements[2] = { &words[0], &words[1] };
+    redisReply reply = { .type = REDIS_REPLY_ARRAY, .elements = 2, .element = elements };
+    if (error != NULL) {
+        reply = (redisReply){ .type = REDIS_REPLY_ERROR, .str = (char *)error };
+        reply.len = strlen(error);
+    } else {
+        words[1].str = (char *)letters;
+        words[1].len = strlen(letters);
     }
+    sent[call].fn(sent[call].context, &reply);
+    turn();
 }
 
-Test(store, a_restart_that_lost_nothing_restores_nothing)
+static const char disk[] = "MISCONF Errors writing to the AOF file: No space left on device";
+
+Test(store, a_full_disk_of_redis_refuses_submits_and_keeps_ends_until_there_is_room)
 {
-    restart("1");
+    commit(OP_SUBMIT);
+    commit(OP_FINISH);
     turn();
-    cr_assert_eq(w.begun, 0);
-    cr_assert_eq(w.n_sent, 0);
+    cr_assert_eq(n_sent, 1);
+    answer(0, disk, NULL);
+    cr_assert_eq(n_outcomes, 1, "the submit is answered, the end is not");
+    cr_assert_eq(outcomes[0].outcome, COMMIT_NO_ROOM);
+    cr_assert_eq(n_resets, 0, "the connection is not to blame");
+    cr_assert_eq(n_sent, 1, "nothing is sent in vain before the next sweep");
+    sweep();
+    cr_assert_eq(n_sent, 2);
+    cr_assert_str_eq(sent[1].function, FUNCTION_END);
+    cr_assert(sent[1].number == 1 && sent[1].submits == 0 && sent[1].ends == 1);
+    answer(1, disk, NULL);
+    sweep();
+    answer(2, NULL, "+");
+    cr_assert_eq(n_outcomes, 2);
+    cr_assert_eq(outcomes[1].outcome, COMMIT_DONE);
 }
 
-Test(store, what_is_committed_during_a_restore_follows_all_its_parts)
+Test(store, while_the_disk_is_full_further_submits_are_refused_without_asking_redis)
 {
-    w.parts = 5;
-    w.jobs = 100;
-    commit(OP_TOUCH); /* in flight when Redis goes */
+    commit(OP_SUBMIT);
     turn();
-    restart("0");
+    answer(0, disk, NULL);
+    commit(OP_SUBMIT);
     turn();
-    commit(OP_TOUCH);
-    answer_everything();
-    cr_assert_eq(w.begun, 1);
-    expect(500, 2);
-    cr_assert_eq(w.committed, 3, "a restore itself is not told");
-    commit(OP_TOUCH);
-    answer_everything();
-    expect(500, 3);
+    cr_assert_eq(n_outcomes, 2);
+    cr_assert_eq(outcomes[1].outcome, COMMIT_NO_ROOM);
+    cr_assert_eq(n_sent, 1);
+    /* The first number is still taken, by a batch of nothing: the next one follows it. */
+    sweep();
+    cr_assert(n_sent == 2 && sent[1].number == 1 && sent[1].submits == 0);
+    answer(1, NULL, "");
+    commit(OP_SUBMIT);
+    turn();
+    cr_assert(n_sent == 3 && sent[2].number == 2 && sent[2].submits == 1);
+    answer(2, NULL, "+");
+    cr_assert_eq(outcomes[2].outcome, COMMIT_DONE);
 }
 
-Test(store, a_restore_of_many_jobs_never_waits_as_a_whole)
+Test(store, a_batch_that_may_have_run_keeps_its_submits_on_a_full_disk)
 {
-    w.parts = 200;
-    w.jobs = LIMIT_RESTORE_CHUNK;
-    restart("0");
-    answer_everything();
-    expect(200 * LIMIT_RESTORE_CHUNK, 0);
-    cr_assert_leq(w.most_unanswered,
-                  (LIMIT_BATCHES_IN_FLIGHT + 1) * LIMIT_BATCH_OPS + LIMIT_RESTORE_CHUNK);
+    commit(OP_SUBMIT);
+    turn();
+    sent[0].fn(sent[0].context, NULL); /* the connection broke: a copy of it may have run */
+    store_up(store);
+    turn();
+    answer(1, disk, NULL);
+    cr_assert_eq(n_outcomes, 0, "nothing is known of it");
+    sweep();
+    cr_assert(n_sent == 3 && sent[2].number == 1 && sent[2].submits == 1);
+    answer(2, NULL, "+");
+    cr_assert_eq(outcomes[0].outcome, COMMIT_DONE);
 }
 
-Test(store, parts_without_jobs_are_passed_over)
+Test(store, out_of_memory_refuses_submits_and_lets_ends_through_at_once)
 {
-    w.parts = 50;
-    w.jobs = 0;
-    commit(OP_TOUCH);
+    commit(OP_SUBMIT);
+    commit(OP_FINISH);
     turn();
-    restart("0");
-    for (uint32_t i = 0; i < 60; i++) {
-        turn();
-    }
-    cr_assert_eq(w.part, 50);
-    answer_everything();
-    expect(0, 1);
-}
-
-Test(store, a_second_cut_in_the_middle_begins_anew_and_keeps_what_follows_once)
-{
-    w.parts = 4;
-    w.jobs = LIMIT_BATCH_OPS;
-    commit(OP_TOUCH);
-    turn();
-    restart("0");
-    turn();
-    commit(OP_TOUCH);
-    answer_commit("OK"); /* batch 1 of the new count */
-    turn();
-    w.n_applied = 0; /* and it is gone again */
-    restart("0");
-    cr_assert_eq(w.begun, 2);
-    answer_everything();
-    expect(4 * LIMIT_BATCH_OPS, 2);
-}
-
-Test(store, a_second_restart_in_the_middle_that_lost_nothing_goes_on)
-{
-    w.parts = 4;
-    w.jobs = LIMIT_BATCH_OPS;
-    restart("0");
-    turn();
-    answer_commit("OK");
-    turn();
-    restart("1"); /* what was in flight is sent again under its numbers */
-    cr_assert_eq(w.begun, 1);
-    commit(OP_TOUCH);
-    answer_everything();
-    expect(4 * LIMIT_BATCH_OPS, 1);
-    cr_assert_eq(w.n_batches, 1 + 4 + 1);
-}
-
-Test(store, a_restart_while_redis_is_asked_for_its_last_batch_asks_again)
-{
-    w.parts = 1;
-    w.jobs = 3;
-    lose_all();
-    reconnect();
-    store_restarted(w.store, "1:token");
-    lose_all(); /* the question is lost */
-    reconnect();
-    store_up(w.store);
-    answer_last("0");
-    answer_everything();
-    cr_assert_eq(w.begun, 1);
-    expect(3, 0);
-}
-
-/* Found by the storm, seed 507551: sent before it was known that Redis had lost its tail, a batch
- * arrived after the restore, took the number of another one, and that one's job was dropped. */
-Test(store, nothing_is_sent_on_a_new_connection_before_it_is_known_what_redis_has)
-{
-    commit(OP_TOUCH);
-    turn();
-    lose_all();
-    reconnect();
-    commit(OP_TOUCH);
-    turn();
-    cr_assert_eq(w.n_sent, 0);
-    store_up(w.store);
-    answer_everything();
-    expect(0, 2);
-}
-
-Test(store, a_fence_in_the_middle_of_a_restore_ends_everything)
-{
-    w.parts = 9;
-    w.jobs = LIMIT_BATCH_OPS;
-    commit(OP_TOUCH);
-    turn();
-    restart("0");
-    turn();
-    commit(OP_TOUCH);
-    answer_commit("FENCED");
-    cr_assert_null(w.store);
-    turn();
-    cr_assert_eq(w.committed, 1, "nothing more is told");
+    answer(0, "OOM command not allowed when used memory > 'maxmemory'.", NULL);
+    cr_assert_eq(n_outcomes, 1);
+    cr_assert_eq(outcomes[0].outcome, COMMIT_NO_ROOM);
+    cr_assert_eq(n_sent, 2);
+    cr_assert_str_eq(sent[1].function, FUNCTION_END);
+    cr_assert(sent[1].number == 1 && sent[1].ends == 1);
 }

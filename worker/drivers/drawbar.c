@@ -551,7 +551,7 @@ drawbar_interrupt(void *context)
 
 const struct driver driver_drawbar = {
     .name = "drawbar",
-    .features = DRIVER_STEPS | DRIVER_INTERRUPT,
+    .features = DRIVER_STEPS | DRIVER_INTERRUPT | DRIVER_QUEUE,
     .open = drawbar_open,
     .close = drawbar_close,
     .probe = drawbar_probe,

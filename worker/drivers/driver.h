@@ -2,8 +2,10 @@
 /*
  * driver — how one kind of image server is spoken to. One file a kind, one entry in the table.
  *
- * A driver runs its own sequence of HTTP requests for one instance and reports by the calls of its
- * host. It decides nothing about restarts, health or time-outs of a whole job: instance.c does.
+ * A driver runs its own sequence of HTTP requests for one job at a time and reports by the calls of
+ * its host. It decides nothing about restarts, health, turns or time-outs of a whole job:
+ * instance.c and instance_draw.c do. Where the server queues, several drivers are open for one
+ * instance.
  *
  *     draw --> on_taken --> on_step* --> on_picture x n --> on_drawn --> on_free
  *          `------------`-----------`--------------`------> on_failed -> on_free
@@ -22,6 +24,8 @@
 enum driver_feature {
     DRIVER_STEPS = 1,     /* tells steps: silence between two of them is a fault */
     DRIVER_INTERRUPT = 2, /* stops a drawing; without it interrupt waits for its end */
+    DRIVER_QUEUE = 4, /* takes jobs while it draws another, begins them in the order taken, tells
+                         steps, and has left the GPU when the last one is made */
 };
 
 /* Words of --attach and --driver that not every driver takes. */
@@ -55,14 +59,6 @@ struct health {
     char message[160];
 };
 
-struct failure {
-    enum fail_code code;
-    const char *message; /* for people; borrowed for the call */
-    bool taken;          /* the server had, or may have had, the job */
-    bool final;          /* another instance would do no better */
-    bool busy;           /* the server is sound but takes nothing now: leave it alone for a while */
-};
-
 /* What a driver is given, and whom it reports to. Outlives the driver. */
 struct driver_host {
     struct reactor *reactor;
@@ -70,7 +66,7 @@ struct driver_host {
     const struct driver_words *words; /* what the user set; NULL: nothing */
     const char *url; /* where the server is, no '/' at the end; changes only while closed */
     void (*on_probed)(void *context, const struct health *health);
-    void (*on_taken)(void *context);
+    void (*on_taken)(void *context); /* the server accepted the job */
     /* May be called as often as the server tells; a step is told once or more. */
     void (*on_step)(void *context, uint32_t step, uint32_t steps);
     /* bytes: malloc'ed, the host's now. In order, i from 0. */

@@ -13,7 +13,7 @@
 #include <string.h>
 
 struct settings {
-    int64_t port, step_ms, queue, startup_ms;
+    int64_t port, step_ms, encode_ms, queue, startup_ms;
     const char *host, *model;
     bool insecure;
     const char *speed, *fail_rate, *black_rate, *garbage_rate, *wrong_size_rate;
@@ -53,6 +53,8 @@ static const struct option options[] = {
       "Divides --step-ms: 2 is twice as fast, 1e9 is free.", 0, 0, false },
     { "step-ms", OPTION_INT, &settings.step_ms, "MS",
       "Time of one step of one image.", 0, 600000, false },
+    { "encode-ms", OPTION_INT, &settings.encode_ms, "MS",
+      "Time until a job's pictures are encoded, at least; beside the next job.", 0, 600000, false },
     { "queue", OPTION_INT, &settings.queue, "N",
       "Jobs that may wait besides the one at work.", 0, LIMIT_INSTANCE_QUEUE, false },
     { "startup-ms", OPTION_INT, &settings.startup_ms, "MS",
@@ -146,7 +148,9 @@ on_stop(void *context)
 {
     struct world *world = context;
     sim_routes_release(world->routes);
-    http_server_drain(world->server, LIMIT_STOP_MS / 4, stop, world);
+    http_server_drain(
+        world->server,
+        &(struct http_drain){ .limit_ms = LIMIT_STOP_MS / 4, .done = stop, .context = world });
 }
 
 static int
@@ -160,6 +164,7 @@ run(const struct settings *s, double speed, const struct config_common *common)
         .startup_ms = s->startup_ms,
         .jobs = { .speed = speed,
                   .step_ms = s->step_ms,
+                  .encode_ms = s->encode_ms,
                   .queue = (uint32_t)s->queue,
                   .faults = s->faults },
     };

@@ -10,14 +10,15 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SLOW_FACTOR = 10, INLINE_PIXELS = 256 * 256 };
+enum { SLOW_FACTOR = 10, INLINE_PIXELS = 256 * 256, ENCODING_MAX = 4 };
 
 TAILQ_HEAD(job_list, sim_job);
 
 /* The pictures of one job on their way; lives on when the job is cancelled meanwhile. */
-struct drawing {
+struct sim_encoding {
     struct sim_jobs *jobs;
     struct sim_job *job; /* NULL: cancelled */
+    struct timer *timer; /* until encode_ms are over; then nothing else is under way */
     struct sim_picture picture;
     char *prompt;
     uint32_t n;
@@ -27,16 +28,16 @@ struct drawing {
 
 struct sim_jobs {
     struct sim_jobs_config config;
+    struct reactor *reactor;
     struct helper_thread *helper;
     struct timer *timer;
-    struct job_list queue, finished;
-    uint32_t n_queued, n_finished;
+    struct job_list queue, encoding, finished;
+    uint32_t n_queued, n_encoding, n_finished;
     size_t finished_bytes;
     uint64_t n_begun;
     bool stopping;
 
-    struct sim_job *running; /* NULL: none, then nothing below counts */
-    struct drawing *drawing; /* of the running job, once its steps are done */
+    struct sim_job *running; /* makes steps. NULL: none, then nothing below counts */
     bool hangs, fails;
     enum sim_picture_kind kind;
     int64_t step_us; /* of this job */
@@ -100,17 +101,42 @@ forget_finished(struct sim_jobs *self, struct sim_job *job)
     job_free(job);
 }
 
-/* The running job is over: it is told, kept, and the next one begins. */
 static void
-finish(struct sim_jobs *self, enum sim_state state)
+encoding_free(struct sim_encoding *encoding)
 {
-    struct sim_job *job = self->running;
-    self->running = NULL;
-    timer_stop(self->timer);
-    if (self->drawing != NULL) {
-        self->drawing->job = NULL;
-        self->drawing = NULL;
+    for (uint32_t i = 0; i < encoding->n; i++) {
+        free(encoding->images[i].bytes);
     }
+    timer_destroy(&encoding->timer);
+    free(encoding->prompt);
+    free(encoding);
+}
+
+/* The job is at work no more, nor are its pictures. */
+static void
+leave_work(struct sim_jobs *self, struct sim_job *job)
+{
+    struct sim_encoding *encoding = job->encoding;
+    if (encoding == NULL) {
+        assert(job == self->running);
+        self->running = NULL;
+        timer_stop(self->timer);
+        return;
+    }
+    job->encoding = NULL;
+    encoding->job = NULL;
+    if (encoding->timer != NULL) {
+        encoding_free(encoding); /* it only waits */
+    }
+    TAILQ_REMOVE(&self->encoding, job, link);
+    self->n_encoding--;
+}
+
+/* The job is over: it is told, kept, and the next one begins. */
+static void
+finish(struct sim_jobs *self, struct sim_job *job, enum sim_state state)
+{
+    leave_work(self, job);
     job->state = state;
     TAILQ_INSERT_TAIL(&self->finished, job, link);
     self->n_finished++;
@@ -124,11 +150,11 @@ finish(struct sim_jobs *self, enum sim_state state)
 }
 
 static void
-fail(struct sim_jobs *self, const char *code, const char *message)
+fail(struct sim_jobs *self, struct sim_job *job, const char *code, const char *message)
 {
-    self->running->error_code = code;
-    self->running->error_message = message;
-    finish(self, SIM_FAILED);
+    job->error_code = code;
+    job->error_message = message;
+    finish(self, job, SIM_FAILED);
 }
 
 /* -- drawing -- */
@@ -137,63 +163,85 @@ fail(struct sim_jobs *self, const char *code, const char *message)
 static void
 draw(void *context)
 {
-    struct drawing *drawing = context;
-    struct sim_picture picture = drawing->picture;
-    drawing->rc = 0;
-    for (uint32_t i = 0; i < drawing->n && drawing->rc == 0; i++) {
-        struct sim_image *image = &drawing->images[i];
-        picture.seed = drawing->picture.seed + i; /* modulo 2^32 */
-        drawing->rc = sim_picture_draw(&picture, &image->bytes, &image->length);
+    struct sim_encoding *encoding = context;
+    struct sim_picture picture = encoding->picture;
+    encoding->rc = 0;
+    for (uint32_t i = 0; i < encoding->n && encoding->rc == 0; i++) {
+        struct sim_image *image = &encoding->images[i];
+        picture.seed = encoding->picture.seed + i; /* modulo 2^32 */
+        encoding->rc = sim_picture_draw(&picture, &image->bytes, &image->length);
     }
 }
 
+static void
+encoded(void *context)
+{
+    struct sim_encoding *encoding = context;
+    struct sim_jobs *self = encoding->jobs;
+    struct sim_job *job = encoding->job;
+    timer_destroy(&encoding->timer);
+    if (job != NULL && !self->stopping) {
+        job->encode_ms = (clock_mono_us() - job->stepped_us) / 1000;
+        if (encoding->rc == 0) {
+            memcpy(job->images, encoding->images, sizeof job->images);
+            memset(encoding->images, 0, sizeof encoding->images);
+            finish(self, job, SIM_SUCCEEDED);
+        } else {
+            fail(self, job, "encode_failed", "the picture could not be encoded");
+        }
+    } else if (job != NULL) {
+        job->encoding = NULL;
+    }
+    encoding_free(encoding);
+}
+
+/* The pictures are made; they are told when as much time has passed as they are to take. */
 static void
 drawn(void *context)
 {
-    struct drawing *drawing = context;
-    struct sim_jobs *self = drawing->jobs;
-    struct sim_job *job = drawing->job;
-    if (job != NULL && !self->stopping) {
-        job->encode_ms = (clock_mono_us() - job->stepped_us) / 1000;
-        if (drawing->rc == 0) {
-            memcpy(job->images, drawing->images, sizeof job->images);
-            memset(drawing->images, 0, sizeof drawing->images);
-            finish(self, SIM_SUCCEEDED);
-        } else {
-            fail(self, "encode_failed", "the picture could not be encoded");
-        }
+    struct sim_encoding *encoding = context;
+    struct sim_jobs *self = encoding->jobs;
+    const struct sim_job *job = encoding->job;
+    int64_t left_ms = 0;
+    if (job != NULL && !self->stopping && self->config.encode_ms > 0) {
+        left_ms = self->config.encode_ms - (clock_mono_us() - job->stepped_us) / 1000;
     }
-    for (uint32_t i = 0; i < drawing->n; i++) {
-        free(drawing->images[i].bytes);
-    }
-    free(drawing->prompt);
-    free(drawing);
-}
-
-static void
-begin_drawing(struct sim_jobs *self)
-{
-    struct sim_job *job = self->running;
-    struct drawing *drawing = calloc(1, sizeof *drawing);
-    char *prompt = strdup(job->prompt);
-    if (drawing == NULL || prompt == NULL) {
-        free(drawing);
-        free(prompt);
-        fail(self, "out_of_memory", "no memory for the picture");
+    if (left_ms <= 0 || timer_new(&encoding->timer, self->reactor, encoded, encoding) != 0) {
+        encoded(encoding);
         return;
     }
-    *drawing = (struct drawing){
+    timer_in_ms(encoding->timer, left_ms);
+}
+
+/* The job that made its last step makes room for the next one. */
+static void
+begin_encoding(struct sim_jobs *self)
+{
+    struct sim_job *job = self->running;
+    struct sim_encoding *encoding = calloc(1, sizeof *encoding);
+    char *prompt = strdup(job->prompt);
+    if (encoding == NULL || prompt == NULL) {
+        free(encoding);
+        free(prompt);
+        fail(self, job, "out_of_memory", "no memory for the picture");
+        return;
+    }
+    *encoding = (struct sim_encoding){
         .jobs = self, .job = job, .prompt = prompt, .n = job->n, .rc = -ECANCELED
     };
-    drawing->picture =
+    encoding->picture =
         (struct sim_picture){ prompt, job->seed, job->width, job->height, self->kind };
-    self->drawing = drawing;
+    leave_work(self, job);
+    job->encoding = encoding;
+    TAILQ_INSERT_TAIL(&self->encoding, job, link);
+    self->n_encoding++;
+    begin_next(self);
     if (job->width * job->height <= INLINE_PIXELS) {
-        draw(drawing);
-        drawn(drawing);
-    } else if (helper_thread_run(self->helper, draw, drawn, drawing) != 0) {
-        drawing->rc = -EAGAIN; /* many cancelled pictures are still being drawn */
-        drawn(drawing);
+        draw(encoding);
+        drawn(encoding);
+    } else if (helper_thread_run(self->helper, draw, drawn, encoding) != 0) {
+        encoding->rc = -EAGAIN; /* many cancelled pictures are still being drawn */
+        encoded(encoding);
     }
 }
 
@@ -229,7 +277,7 @@ strike(struct sim_jobs *self)
         _exit(1);
     }
     if (self->fails) {
-        fail(self, "generation_failed", "a simulated failure");
+        fail(self, job, "generation_failed", "a simulated failure");
         return true;
     }
     return false;
@@ -259,7 +307,7 @@ make_steps(void *context)
     }
     job->stepped_us = now_us;
     job->gpu_ms = (now_us - job->begun_us) / 1000;
-    begin_drawing(self);
+    begin_encoding(self);
 }
 
 static enum sim_picture_kind
@@ -277,7 +325,8 @@ begin_next(struct sim_jobs *self)
 {
     struct sim_job *job = TAILQ_FIRST(&self->queue);
     const struct sim_faults *faults = &self->config.faults;
-    if (job == NULL || self->running != NULL || self->stopping) {
+    if (job == NULL || self->running != NULL || self->n_encoding >= ENCODING_MAX ||
+        self->stopping) {
         return;
     }
     TAILQ_REMOVE(&self->queue, job, link);
@@ -322,6 +371,7 @@ sim_jobs_find(struct sim_jobs *self, const char *id)
         return self->running;
     }
     struct sim_job *job = find_in(&self->queue, id);
+    job = job != NULL ? job : find_in(&self->encoding, id);
     return job != NULL ? job : find_in(&self->finished, id);
 }
 
@@ -333,7 +383,8 @@ sim_jobs_submit(struct sim_jobs *self, const struct sim_order *order, struct sim
         *job_p = job;
         return SIM_KNOWN;
     }
-    if (self->n_queued >= self->config.queue && self->running != NULL) {
+    bool at_work = self->running != NULL || self->n_encoding >= ENCODING_MAX;
+    if (self->n_queued >= self->config.queue && at_work) {
         return SIM_FULL;
     }
     job = calloc(1, sizeof *job);
@@ -371,10 +422,10 @@ sim_jobs_delete(struct sim_jobs *self, struct sim_job *job)
         job_free(job);
         return SIM_CANCELLED;
     case SIM_RUNNING:
-        if (self->hangs) {
+        if (job == self->running && self->hangs) {
             return SIM_RUNNING;
         }
-        finish(self, SIM_CANCELLED);
+        finish(self, job, SIM_CANCELLED);
         return SIM_CANCELLED;
     case SIM_SUCCEEDED:
     case SIM_FAILED:
@@ -407,6 +458,10 @@ sim_jobs_each_open(struct sim_jobs *self, void (*fn)(struct sim_job *job))
     if (self->running != NULL) {
         fn(self->running);
     }
+    TAILQ_FOREACH(job, &self->encoding, link)
+    {
+        fn(job);
+    }
     TAILQ_FOREACH(job, &self->queue, link)
     {
         fn(job);
@@ -428,7 +483,9 @@ sim_jobs_new(struct sim_jobs **out, struct reactor *reactor, const struct sim_jo
     }
     assert(config->speed > 0 && config->on_change != NULL);
     self->config = *config;
+    self->reactor = reactor;
     TAILQ_INIT(&self->queue);
+    TAILQ_INIT(&self->encoding);
     TAILQ_INIT(&self->finished);
     int rc = timer_new(&self->timer, reactor, make_steps, self);
     rc = rc ? rc : helper_thread_new(&self->helper, reactor);
@@ -438,6 +495,21 @@ sim_jobs_new(struct sim_jobs **out, struct reactor *reactor, const struct sim_jo
     }
     *out = self;
     return 0;
+}
+
+/* Those that only wait for their time; the helper thread is gone. */
+static void
+free_encodings(struct sim_jobs *self)
+{
+    struct sim_job *job = TAILQ_FIRST(&self->encoding);
+    while (job != NULL) {
+        struct sim_job *next = TAILQ_NEXT(job, link);
+        if (job->encoding != NULL && job->encoding->timer != NULL) {
+            encoding_free(job->encoding);
+        }
+        job_free(job);
+        job = next;
+    }
 }
 
 void
@@ -450,6 +522,7 @@ sim_jobs_destroy(struct sim_jobs **self_p)
     self->stopping = true;
     helper_thread_destroy(&self->helper); /* drawn() for what is under way */
     timer_destroy(&self->timer);
+    free_encodings(self);
     free_all(&self->queue);
     free_all(&self->finished);
     if (self->running != NULL) {

@@ -1,14 +1,15 @@
 #pragma once
 /*
- * sim_jobs — the jobs of the simulated instance: a bounded queue, one job at work, the last
- * finished ones with their pictures, and the faults that it was told to make.
+ * sim_jobs — the jobs of the simulated instance: a bounded queue, one job at work, a few whose
+ * pictures are encoded meanwhile, the last finished ones, and the faults that it was told to make.
  *
- *     submit          its turn            all steps, drawn
- *    -------> QUEUED ----------> RUNNING -----------------> SUCCEEDED
- *               |                   |-------- a fault -----> FAILED
- *               `---- delete -------+----------------------> CANCELLED
+ *     submit          its turn           all steps, encoded
+ *    -------> QUEUED ----------> RUNNING ------------------> SUCCEEDED
+ *               |                   |-------- a fault ------> FAILED
+ *               `---- delete -------+-----------------------> CANCELLED
  *
- * Steps are timers, so nothing blocks; large pictures are drawn on a helper thread.
+ * A job that has made its steps leaves the place at work and is RUNNING until its pictures are
+ * encoded. Steps are timers, so nothing blocks; large pictures are drawn on a helper thread.
  */
 #include "common/limits.h"
 #include "common/reactor.h"
@@ -42,7 +43,8 @@ struct sim_image {
     size_t length;
 };
 
-struct sim_waiter; /* of sim_routes */
+struct sim_waiter;   /* of sim_routes */
+struct sim_encoding; /* of sim_jobs.c */
 
 struct sim_job {
     TAILQ_ENTRY(sim_job) link;
@@ -55,7 +57,8 @@ struct sim_job {
     uint64_t ordinal; /* the n-th that was begun */
     int64_t queued_us, begun_us, stepped_us;
     int64_t queue_ms, gpu_ms, encode_ms;
-    const char *error_code; /* NULL: none */
+    struct sim_encoding *encoding; /* NULL: its pictures are not being made */
+    const char *error_code;        /* NULL: none */
     const char *error_message;
     struct sim_image images[LIMIT_IMAGES]; /* n of them when SUCCEEDED */
 };
@@ -68,9 +71,10 @@ struct sim_faults {
 };
 
 struct sim_jobs_config {
-    double speed;    /* > 0; step_ms is divided by it */
-    int64_t step_ms; /* of one step of one image */
-    uint32_t queue;  /* jobs that may wait */
+    double speed;      /* > 0; step_ms is divided by it */
+    int64_t step_ms;   /* of one step of one image */
+    int64_t encode_ms; /* of a job's pictures, at least; beside the next job */
+    uint32_t queue;    /* jobs that may wait */
     struct sim_faults faults;
     /* Called after each step and each change of state; must not call back into sim_jobs. */
     void (*on_change)(void *context, struct sim_job *job);
@@ -92,8 +96,9 @@ struct sim_job *sim_jobs_find(struct sim_jobs *self, const char *id);
  * comes. The job may be gone. */
 enum sim_state sim_jobs_delete(struct sim_jobs *self, struct sim_job *job);
 uint32_t sim_jobs_queued(const struct sim_jobs *self);
-const struct sim_job *sim_jobs_running(const struct sim_jobs *self); /* NULL: none */
-/* Calls fn for the running job and for each queued one. */
+/* The one that makes steps. NULL: none. */
+const struct sim_job *sim_jobs_running(const struct sim_jobs *self);
+/* Calls fn for each job that is running or queued. */
 void sim_jobs_each_open(struct sim_jobs *self, void (*fn)(struct sim_job *job));
 double sim_jobs_last_step_ms(const struct sim_jobs *self); /* 0: none yet */
 const char *sim_state_name(enum sim_state state);

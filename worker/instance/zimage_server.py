@@ -81,16 +81,19 @@ def parse(arguments):
     p.add_argument("--warm-steps", type=within(1, 50), default=2, help=argparse.SUPPRESS)
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU")
     p.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default")
+    p.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="CUDA graphs; default: on a GPU")
     p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="in the VAE; default: on a GPU")
-    p.add_argument("--rope", choices=("real", "complex"), help="default: real if compiled")
+    p.add_argument("--rope", choices=("real", "complex"), help="real: rotations that can be compiled, steps that can be "
+                   "graphs; complex: the model's own forward (real if compiled or with graphs)")
     p.add_argument("--attention", default="auto",
                    help="a backend of diffusers (native, _flash_3, ...); auto: FlashAttention-3 if installed")
     o = p.parse_args(arguments)
     gpu = o.device.startswith("cuda")
     o.compile = gpu if o.compile is None else o.compile
     o.compile_mode = None if o.compile_mode == "default" else o.compile_mode
+    o.graphs = gpu if o.graphs is None else o.graphs and gpu
     o.channels_last = gpu if o.channels_last is None else o.channels_last
-    o.rope = o.rope or ("real" if o.compile else "complex")
+    o.rope = o.rope or ("real" if o.compile or o.graphs else "complex")
     o.dtype = o.dtype or ("bfloat16" if gpu else "float32")
     o.warm_sizes = o.warm_sizes or ([(1024, 1024), (512, 512)] if gpu else [(64, 64)])
     if not 1 <= len(o.model_name) <= 64:

@@ -6,7 +6,8 @@ takes at most two steps, one step stays queued. Hence:
 
 - text: padded to 64, 128, 256 or 512 tokens instead of always 512. The encoder is causal, so what
   follows the prompt cannot change it; and without a mask the fast attention is taken.
-- the next job's text is encoded in a step callback of the job at work;
+- the next job's text is encoded in a step callback of the job at work; the last texts are kept encoded;
+- steps and texts are CUDA graphs (denoise.py): launching them one by one takes longer than they run;
 - the schedule's tensors are remembered: making them anew waits for the GPU (a blocking copy);
 - pixels become 8-bit RGB on the GPU and are copied to pinned memory; a thread of the encode pool waits.
 
@@ -14,15 +15,18 @@ The same order gives the same picture, byte for byte, from the same software on 
 same parts compiled: each image has a generator of its own, and jobs are never mixed in a batch.
 """
 import threading
+from collections import OrderedDict
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from zimage import model
 from zimage.compiled import Compiled, dynamic_length, static_shape
+from zimage.denoise import Denoiser, Graphs
 
 TOKENS = (64, 128, 256, 512) # 512 is the model's own limit; longer prompts are cut there
 BATCH_PIXELS = 512 * 512     # above, images of one job are drawn one after the other: a batch gains 3 % there
+TEXTS_MOST = 64              # encoded prompts that are kept, 2.6 MB each at most
 
 
 class Stopped(Exception):
@@ -101,6 +105,17 @@ class RealTables:
         return torch.view_as_real(self.tables(ids))
 
 
+class NormAndActivation(torch.nn.Module):
+    """Two parts as one, for the compiler."""
+
+    def __init__(self, norm, activation):
+        super().__init__()
+        self.norm, self.activation = norm, activation
+
+    def forward(self, x):
+        return self.activation(self.norm(x))
+
+
 class Artist:
     """One model on one device."""
 
@@ -113,6 +128,8 @@ class Artist:
         self.pipe = None
         self.behind = None                 # event of the step that was queued last
         self.compiled = Compiled(options.compile, log)
+        self.graphs = Graphs(options.graphs)
+        self.texts = OrderedDict()         # encoded ones by their token ids
         self.facts = {"weights": "random" if options.random or options.tiny else "loaded"}
 
     # -- start --
@@ -136,6 +153,8 @@ class Artist:
             pipe.transformer.rope_embedder = RealTables(pipe.transformer.rope_embedder)
             for block in self._blocks(pipe.transformer):
                 block.attention.set_processor(RealRope())
+            denoiser = Denoiser(pipe.transformer, self.graphs, self._is_settled)
+            pipe.transformer.forward = denoiser.forward
         self.facts["attention"] = model.choose_attention(pipe.transformer, o.attention)
         if o.channels_last:
             pipe.vae.to(memory_format=torch.channels_last)
@@ -147,6 +166,11 @@ class Artist:
                 layer.forward = dynamic_length(layer.forward, o.compile_mode)
             for block in self._vae_blocks(pipe.vae):
                 block.forward = static_shape(block.forward, o.compile_mode)
+            # Alone, the last norm and its activation are a fifth of the decoder's time.
+            decoder = pipe.vae.decoder
+            decoder.conv_norm_out = NormAndActivation(decoder.conv_norm_out, decoder.conv_act)
+            decoder.conv_act = torch.nn.Identity()
+            decoder.conv_norm_out.forward = static_shape(decoder.conv_norm_out.forward, o.compile_mode)
         self.pipe = pipe
 
     @staticmethod
@@ -156,6 +180,10 @@ class Artist:
     @staticmethod
     def _vae_blocks(vae):
         return [vae.decoder.mid_block, *vae.decoder.up_blocks]
+
+    def _is_settled(self, rows):
+        """A graph of steps with so many rows would hold the kernels that are to stay."""
+        return not self.compiled.enabled or not self.compiled.is_cold(("dit", "one" if rows == 1 else "many"))
 
     def device_name(self):
         return torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
@@ -182,25 +210,42 @@ class Artist:
     @torch.no_grad()
     def _embed(self, ids):
         """The encoder's last but one states of the prompt's tokens, queued and not waited for."""
+        known = self.texts.get(tuple(ids))
+        if known is not None:
+            self.texts.move_to_end(tuple(ids))
+            return known
         room = next(n for n in TOKENS if n >= len(ids))
         padded = torch.zeros((1, room), dtype=torch.long, pin_memory=self.cuda)
         padded[0, :len(ids)] = torch.tensor(ids)
         padded = padded.to(self.device, non_blocking=True)
-        mask = None
-        if self.text_plain:
-            # As a dictionary it is taken as it is; else transformers looks into it, and so waits for the GPU.
-            mask = {"full_attention": None}
-        states = self.text_model(input_ids=padded, attention_mask=mask, use_cache=False,
-                                 output_hidden_states=True).hidden_states[-2]
-        return states[0, :len(ids)]
+        if self.text_plain and not self.compiled.is_cold(("text",)):
+            states = self.graphs.run(("text", room), self._states, (padded,))
+        else:
+            states = self._states(padded)
+        while len(self.texts) >= TEXTS_MOST:
+            self.texts.popitem(last=False)
+        self.texts[tuple(ids)] = states[0, :len(ids)].clone()
+        return self.texts[tuple(ids)]
+
+    def _states(self, ids):
+        # As a dictionary the mask is taken as it is; else transformers looks into it, and so waits for the GPU.
+        mask = {"full_attention": None} if self.text_plain else None
+        return self.text_model(input_ids=ids, attention_mask=mask, use_cache=False,
+                               output_hidden_states=True).hidden_states[-2]
 
     def prepare(self, job):
         """Encodes a job's text, unless that is done."""
         if job.text is None:
             job.text = self.tokenize(job.order)
         if job.text and isinstance(job.text[0], list):
-            self.compiled.want(("text",), lambda: [lambda: self._embed([0] * TOKENS[0])])
+            self.compiled.want(("text",), self._text_slices)
             job.text = [self._embed(ids) for ids in job.text]
+
+    def _text_slices(self):
+        def run():
+            with torch.no_grad():
+                self._states(torch.zeros((1, TOKENS[0]), dtype=torch.long, device=self.device))
+        return [run]
 
     # -- drawing --
 
@@ -314,6 +359,11 @@ class Artist:
                     state["x"] = block(state["x"], None)
             return run
         blocks = [through(block) for block in self._vae_blocks(vae)]
+
+        def tail():
+            with torch.no_grad():
+                state["x"] = vae.decoder.conv_norm_out(state["x"])
+        blocks.append(tail)
 
         def begin(run=blocks[0]):
             first()

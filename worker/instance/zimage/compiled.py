@@ -1,7 +1,7 @@
 """compiled — what torch.compile has made ready, and what may be made next without keeping a job waiting.
 
 The parts are compiled in regions, each a few seconds: one transformer block (all blocks share its code),
-one layer of the text encoder, the five blocks of the VAE's decoder.
+one layer of the text encoder, the five blocks of the VAE's decoder and its last norm.
 
 - The sequence length of blocks and layers is dynamic: one compilation serves every picture size and every
   prompt length. Static ones would be needed for each size times each of 16 padded prompt lengths.
@@ -52,6 +52,10 @@ class Compiled:
             if key[0] == "vae" and sum(k[0] == "vae" for k in self.slices | dict.fromkeys(self.warm)) >= VAE_SIZES:
                 return
             self.slices[key] = make_slices()
+
+    def is_cold(self, key):
+        """It is to be compiled yet, and until then runs otherwise than it will."""
+        return self.enabled and key not in self.warm and key not in self.failed
 
     def has_work(self, idle):
         if not self.slices:
