@@ -53,8 +53,8 @@ enum dispatch_event_kind {
     EVENT_RESTORE,   /* Redis lost its tail: commit every live job and recent end again, part by
                         part; this is the first part, whatever was restored before */
     EVENT_RESTORE_MORE, /* the next part, while dispatch_is_restoring() */
-    EVENT_CLOSING,   /* an orderly stop begins: what is committed is told, nothing new is granted */
-    EVENT_FAREWELL,  /* and ends: every peer is told that its session is over */
+    EVENT_CLOSING,  /* an orderly stop begins: what is committed is told, nothing new is granted */
+    EVENT_FAREWELL, /* and ends: every peer is told that its session is over */
     EVENT_KIND_COUNT,
 };
 
