@@ -127,8 +127,6 @@ perform_draw(struct loop *self, const struct agent_effect *effect)
     int rc = job_request_decode(&self->unpacker, bytes, &envelope, &body);
     assert(rc == 0); /* it did when the JOB came */
     job_id_print(&lease->job, request.id);
-    log_info("job-drawing job=%s grant=%u instance=%s", request.id, lease->grant,
-             instance_name(self->supervisor, effect->instance));
     snprintf(request.id + JOB_ID_TEXT, sizeof request.id - JOB_ID_TEXT, ".%u", lease->grant);
     self->told_ready[effect->instance] = false;
     if (instance_draw(self->supervisor, effect->instance, &request) != 0) {
@@ -404,7 +402,17 @@ on_state(void *context, uint32_t index, enum instance_state state)
 static void
 on_taken(void *context, uint32_t index, uint32_t serial)
 {
-    give_about(context, AGENT_ON_TAKEN, index, serial);
+    struct loop *self = context;
+    for (uint32_t i = 0; i < LIMIT_WORKER_LEASES; i++) {
+        const struct agent_held *held = agent_held(self->agent, i);
+        if (held->state != HELD_NONE && held->serial == serial) { /* offered before; begun now */
+            char id[JOB_ID_TEXT + 1];
+            job_id_print(&held->lease.job, id);
+            log_info("job-drawing job=%s grant=%u instance=%s", id, held->lease.grant,
+                     instance_name(self->supervisor, index));
+        }
+    }
+    give_about(self, AGENT_ON_TAKEN, index, serial);
 }
 
 static void
