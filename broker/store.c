@@ -1,7 +1,5 @@
 #include "broker/store.h"
-#include "broker/batch.h"
-#include "broker/batch_answer.h"
-#include "broker/retention.h"
+#include "broker/store_private.h"
 #include "common/log.h"
 #include "common/scope.h"
 #include "proto/keys.h"
@@ -10,43 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { SWEEP_MAX = 2 * LIMIT_WORKERS };
-
-struct batch {
-    struct op_queue ops;
-    struct batch_answer *answer; /* of Redis; the replicas' is awaited. NULL: none yet */
-    uint64_t n;                  /* its number; 0: this slot is empty */
-    bool sent;                   /* on the wire, unanswered */
-    bool doubtful; /* sent on a connection that broke: a copy of it may have run, or run yet */
-    bool end_only; /* holds no submit: goes through commit_end, which runs when memory is full */
-};
-
-struct store {
-    struct redis_client *redis;
-    struct store_events events;
-    struct kick *kick;
-    struct timer *sweep, *look;
-    struct record_unpacker unpacker;
-    char *token;
-    uint32_t replicas;           /* that must confirm a batch */
-    uint32_t full_retention_s;   /* as the operator asked */
-    uint32_t retention_s;        /* as Redis's memory allows */
-    uint64_t next_n, answered_n; /* number of the next batch; of the last one answered */
-    bool asking;                 /* what Redis knows is not known: nothing is sent */
-    bool full;                   /* its disk is: nothing is sent until the next sweep */
-    bool told_full;              /* logged, until a batch is taken again */
-    uint64_t connection;         /* on which our numbers hold: nothing is sent on a newer one */
-    struct op_queue waiting;
-    bool restoring;       /* on_restore has more: only OP_RESTOREs wait and are in flight */
-    struct op_queue held; /* while restoring: what follows it */
-    struct batch flight[LIMIT_BATCHES_IN_FLIGHT]; /* flight[0] is the older */
-    struct message message;
-    bool sweeping;
-    bool dead;        /* destroyed inside a callback: freed by the last one out */
-    uint32_t depth;   /* callbacks under way */
-    uint32_t pending; /* replies that Redis still owes us: each holds a pointer to us */
-};
 
 static void
 store_free(struct store *self)
@@ -82,8 +43,7 @@ store_destroy(struct store **self_p)
     }
 }
 
-/* Around everything that calls back: true if the store is still alive afterwards. */
-static bool
+bool
 store_leave(struct store *self)
 {
     self->depth--;
@@ -525,143 +485,6 @@ store_restarted(struct store *self, const char *token)
     self->token = copy;
     self->asking = true;
     ask_last(self);
-}
-
-/* ---- fenced reads ---- */
-
-struct read {
-    struct store *store;
-    struct inquiry inquiry;
-};
-
-static void
-on_read_reply(void *context, const redisReply *reply)
-{
-    struct read *read = context;
-    struct store *self = read->store;
-    self->pending--;
-    self->depth++;
-    if (!self->dead && reply != NULL && reply_is(reply, "OK") && reply->elements == 2) {
-        struct job_record record;
-        const redisReply *value = reply->element[1];
-        bool found = value->type == REDIS_REPLY_STRING && value->len > 0;
-        if (found && job_record_decode(&self->unpacker, value->str, value->len, &record) != 0) {
-            char id[JOB_ID_TEXT + 1];
-            job_id_print(&read->inquiry.id, id);
-            log_error("record-corrupt job=%s", id);
-            found = false;
-        }
-        self->events.on_record(self->events.context, &read->inquiry, found ? &record : NULL);
-    } else if (!self->dead && reply != NULL && reply_is(reply, "FENCED")) {
-        self->events.on_fenced(self->events.context);
-    } /* else: not answered; whoever asked asks again */
-    free(read);
-    store_leave(self);
-}
-
-void
-store_read(struct store *self, const struct inquiry *inquiry)
-{
-    struct read *read = calloc(1, sizeof *read);
-    if (read == NULL) {
-        return; /* whoever asked asks again */
-    }
-    *read = (struct read){ self, *inquiry };
-    char id[JOB_ID_TEXT + 1];
-    job_id_print(&inquiry->id, id);
-    self->pending++;
-    redis_client_call(self->redis, on_read_reply, read, "FCALL " FUNCTION_READ " 0 %s %s",
-                      self->token, id);
-}
-
-/* ---- the sweep ---- */
-
-static void
-on_sweep_reply(void *context, const redisReply *reply)
-{
-    struct store *self = context;
-    self->pending--;
-    self->depth++;
-    self->sweeping = false;
-    if (self->dead || reply == NULL) {
-        store_leave(self);
-        return;
-    }
-    if (reply_is(reply, "FENCED")) {
-        self->events.on_fenced(self->events.context);
-    } else if (reply_is(reply, "OK") && reply->elements == 3) {
-        uint64_t redis_ms = (uint64_t)reply->element[1]->integer;
-        const redisReply *pairs = reply->element[2];
-        uint32_t n = (uint32_t)(pairs->elements / 2 < SWEEP_MAX ? pairs->elements / 2 : SWEEP_MAX);
-        struct quiet_worker *quiet = calloc(n + 1, sizeof *quiet);
-        for (uint32_t i = 0; quiet != NULL && i < n; i++) {
-            const redisReply *name = pairs->element[2 * (size_t)i];
-            uint64_t beat_ms = strtoull(pairs->element[2 * (size_t)i + 1]->str, NULL, 10);
-            quiet[i].name = (struct slice){ name->str, (uint32_t)name->len };
-            quiet[i].quiet_ms = (int64_t)(redis_ms - beat_ms);
-        }
-        if (quiet != NULL) {
-            self->events.on_sweep(self->events.context, redis_ms, quiet, n);
-        }
-        free(quiet);
-    }
-    store_leave(self);
-}
-
-static void
-store_sweep(void *context)
-{
-    struct store *self = context;
-    if (self->full) { /* the oldest batch asks whether it still is */
-        self->full = false;
-        kick_now(self->kick);
-    }
-    if (self->sweeping || !redis_client_is_up(self->redis)) {
-        return;
-    }
-    self->sweeping = true;
-    self->pending++;
-    redis_client_call(self->redis, on_sweep_reply, self, "FCALL " FUNCTION_SWEEP " 0 %s %d",
-                      self->token, (int)LIMIT_SUSPECT_MS);
-}
-
-/* ---- how full Redis is ---- */
-
-static uint64_t
-info_number(const char *info, const char *name)
-{
-    const char *at = strstr(info, name);
-    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
-}
-
-static void
-on_memory(void *context, const redisReply *reply)
-{
-    struct store *self = context;
-    self->pending--;
-    self->depth++;
-    if (!self->dead && reply != NULL && reply->type == REDIS_REPLY_STRING) {
-        uint32_t before = self->retention_s;
-        self->retention_s =
-            retention_s(self->full_retention_s, info_number(reply->str, "\nused_memory:"),
-                        info_number(reply->str, "\nmaxmemory:"));
-        bool lowered = before == self->full_retention_s && self->retention_s < before;
-        if (lowered) {
-            log_warn("redis-filling retention_s=%u asked_s=%u cure=\"give Redis more maxmemory\"",
-                     self->retention_s, self->full_retention_s);
-        }
-    }
-    store_leave(self);
-}
-
-static void
-store_look(void *context)
-{
-    struct store *self = context;
-    if (redis_client_is_up(self->redis)) {
-        self->pending++;
-        redis_client_call(self->redis, on_memory, self, "INFO memory");
-    }
 }
 
 /* ---- life ---- */
