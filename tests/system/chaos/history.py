@@ -388,17 +388,19 @@ class History:
                               f"granted at {granted:.3f} s with no fault between")
 
     def _settle_executions(self, job, record):
-        job.drawn.sort()
+        # By grant, the order of the leases: a worker that slept says what its instance began when it wakes.
+        job.drawn.sort(key=lambda drawing: drawing[1])
         for before, after in zip(job.drawn, job.drawn[1:]):
-            from_s, to_s = self.seconds(before[0]), self.seconds(after[0])
+            from_s, to_s = sorted((self.seconds(before[0]), self.seconds(after[0])))
             own = self.hurt(before[2], from_s, to_s)
             if own is not None:
                 self.figures.again[own.kind] += 1
                 continue
             other = self.hurt(None, from_s, to_s)
             self.figures.again["no fault" if other is None else f"fault elsewhere ({other.kind})"] += 1
-            self.complain("drawn_again", job.id, f"drawn by {before[2]} at {from_s:.3f} s (grant {before[1]}) and by "
-                          f"{after[2]} at {to_s:.3f} s (grant {after[1]}), and nothing had hurt {before[2]}")
+            self.complain("drawn_again", job.id, f"drawn by {before[2]} at {self.seconds(before[0]):.3f} s (grant "
+                          f"{before[1]}) and by {after[2]} at {self.seconds(after[0]):.3f} s (grant {after[1]}), and "
+                          f"nothing had hurt {before[2]}")
         if record.status == "succeeded" and job.drawn and record.grant not in [grant for _at, grant, _who in job.drawn]:
             self.complain("two_completions", job.id, f"the record's grant {record.grant}, ended at "
                           f"{self.seconds(record.change_ms):.3f} s, was never drawn; these were: "

@@ -189,6 +189,11 @@ def executions():
     story.history.fault_ends(story.history.fault_begins("kill-gateway", ["gateway-1"]))
     drew(story, (10, 1, "mia"), (12, 2, "zoe"))
     story.settle(story.record(grant=2)).complains("drawn_again")
+    story = Story() # mia's lease was the first, whenever she told of it: a fault of zoe does not explain it
+    story.submitted()
+    story.history.fault_ends(story.history.fault_begins("pause-worker", ["zoe"]))
+    drew(story, (12, 2, "zoe"), (15, 1, "mia"))
+    story.settle(story.record(grant=2)).complains("drawn_again")
     story = Story()
     story.submitted()
     drew(story, (10, 1, "mia"), (11, 1, "zoe"))
@@ -252,6 +257,12 @@ def a_good_history_has_no_complaint():
     story.settle(story.record("cancelled"), job=OTHER)
     story.complains()
     check_equal(dict(story.history.figures.again), {"kill-worker": 1}, "executions explained")
+    story = Story() # a worker that slept tells when it wakes what its instance began before
+    story.submitted()
+    story.history.fault_ends(story.history.fault_begins("pause-worker-long", ["mia"]))
+    drew(story, (12, 2, "zoe"), (15, 1, "mia"))
+    story.settle(story.record(grant=2, worker_name="zoe")).complains()
+    check_equal(dict(story.history.figures.again), {"pause-worker-long": 1}, "executions explained")
     check_equal(story.history.figures.accepted, 1, "accepted")
 
 
