@@ -33,6 +33,7 @@ struct election {
     char gateways[160], workers[160];
     reactor_fn resigned;
     void *resigned_context;
+    bool is_new; /* no leader was heard of yet, and Redis was always this one */
     bool told_waiting, told_unreplicated, told_refused;
     bool unloaded; /* this connection's FUNCTION LOAD was refused for want of room */
 };
@@ -206,6 +207,7 @@ lead(struct election *self)
     (void)snprintf(self->token, sizeof self->token, "%s", self->candidate_token);
     (void)snprintf(self->run_id, sizeof self->run_id, "%s", self->seen_run);
     self->standing = LEADING;
+    self->is_new = false;
     self->told_waiting = false;
     term.token = self->token;
     log_info("leader-elected epoch=%llu%s", (unsigned long long)term.number,
@@ -282,6 +284,7 @@ on_elect(void *context, const redisReply *reply)
     }
     watch(self);
     if (reply->element[0]->integer == 0) {
+        self->is_new = self->is_new && reply->element[1]->len == 0;
         if (regaining) {
             lost(self);
         } else if (!self->told_waiting && reply->element[1]->len > 0) {
@@ -311,10 +314,13 @@ elect(struct election *self)
     for (size_t i = 0; i < 4; i++) {
         hex16(key + 16 * i);
     }
-    bool steady = self->standing == REGAINING || is_steady(self);
+    const char *standing = self->is_new ? "new" : "waits";
+    if (self->standing == REGAINING || is_steady(self)) {
+        standing = "steady";
+    }
     self->asked = true;
-    redis_client_call(self->redis, on_elect, self, "FCALL " FUNCTION_ELECT " 0 %s %d %s %s %d",
-                      self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key, (int)steady);
+    redis_client_call(self->redis, on_elect, self, "FCALL " FUNCTION_ELECT " 0 %s %d %s %s %s",
+                      self->nonce, (int)LIMIT_LEADER_TTL_MS, random, key, standing);
 }
 
 static void functions_load(struct election *self, redis_reply_fn fn);
@@ -482,7 +488,8 @@ on_up(void *context, const char *run_id)
 {
     struct election *self = context;
     if (run_id[0] == '\0' || strcmp(run_id, self->seen_run) != 0) {
-        self->watched_ms = 0; /* restarted, however fast: what it lost may be a renewal */
+        self->watched_ms = 0; /* restarted, however fast: what it lost may be a renewal, or all */
+        self->is_new = self->is_new && self->seen_run[0] == '\0';
     }
     (void)snprintf(self->seen_run, sizeof self->seen_run, "%s", run_id);
     self->asked = false;
@@ -509,6 +516,7 @@ election_new(struct election **out, struct reactor *reactor, const struct electi
     }
     self->events = *events;
     self->config = *config;
+    self->is_new = true;
     hex16(self->nonce);
     (void)snprintf(self->gateways, sizeof self->gateways, "-");
     (void)snprintf(self->workers, sizeof self->workers, "-");

@@ -9,8 +9,9 @@
  * A term lasts LIMIT_LEADER_TTL_MS from each renewal. While Redis is away a leader keeps its term:
  * it can commit nothing, so it promises nothing, and its renewal succeeds as long as nobody else
  * was elected. A standby that has not watched the leader's key for a whole term without a gap of
- * more than LIMIT_STANDBY_GAP_MS is elected only where nobody led before or the last leader
- * resigned: after an outage the leader, whose memory may be needed, comes first.
+ * more than LIMIT_STANDBY_GAP_MS is elected only where the last leader resigned, or where
+ * nobody led before and it has itself never heard of a leader nor of another Redis: after an outage
+ * the leader, whose memory may be needed, comes first.
  *
  * With `replicas` an election or a renewal counts only when so many replicas have confirmed it
  * (WAIT): on the wrong side of a partition nobody leads. A leader that finds fewer gives up its

@@ -54,6 +54,13 @@ store_leave(struct store *self)
     return !self->dead;
 }
 
+bool
+store_is_current(const struct store *self)
+{
+    return redis_client_is_up(self->redis) &&
+           self->connection == redis_client_connection(self->redis);
+}
+
 /* ---- sending ---- */
 
 static bool
@@ -140,8 +147,7 @@ store_flush(void *context)
         if (batch->n == 0 && self->waiting.first != NULL) {
             batch_fill(self, batch);
         }
-        if (batch->n != 0 && !batch->sent && redis_client_is_up(self->redis) &&
-            self->connection == redis_client_connection(self->redis)) {
+        if (batch->n != 0 && !batch->sent && store_is_current(self)) {
             batch_send(self, batch);
         }
     }

@@ -46,6 +46,9 @@ struct store {
 
 /* Around everything that calls back: true if the store is still alive afterwards. */
 bool store_leave(struct store *self);
+/* The connection is up, and it is known that Redis there has our term: on another one even a fenced
+ * question would say that we are deposed, where Redis has only lost our election. */
+bool store_is_current(const struct store *self);
 /* -- store_read.c, on timers -- */
 void store_sweep(void *context);
 void store_look(void *context);

@@ -44,7 +44,7 @@ on_read_reply(void *context, const redisReply *reply)
 void
 store_read(struct store *self, const struct inquiry *inquiry)
 {
-    struct read *read = calloc(1, sizeof *read);
+    struct read *read = store_is_current(self) ? calloc(1, sizeof *read) : NULL;
     if (read == NULL) {
         return; /* whoever asked asks again */
     }
@@ -98,7 +98,7 @@ store_sweep(void *context)
         self->full = false;
         kick_now(self->kick);
     }
-    if (self->sweeping || !redis_client_is_up(self->redis)) {
+    if (self->sweeping || !store_is_current(self)) {
         return;
     }
     self->sweeping = true;

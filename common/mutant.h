@@ -48,6 +48,8 @@ enum mutant {
     MUTANT_WAITOLD,
     MUTANT_FENCEDLEADS,
     MUTANT_STEADYRUN,
+    MUTANT_HASTY,
+    MUTANT_RASHREAD,
     MUTANT_COUNT,
 };
 extern enum mutant mutant_chosen;

@@ -21,11 +21,11 @@ end
 
 -- ---- leadership ----
 
--- A candidate who has not watched the key for a whole term ("steady" 0) is elected only where nobody
--- led before, or the last leader resigned: else the leader may be alive, and its key only expired
--- while Redis was away.
+-- A candidate who has not watched the key for a whole term is elected only where the last leader
+-- resigned, or, if it is new and never heard of a leader, where nobody led before: else the leader may
+-- be alive, and its key only expired while Redis was away, or was lost with all that Redis had.
 local function elect(_, args)
-  local nonce, ttl, random, steady = args[1], args[2], args[3], args[5] == '1'
+  local nonce, ttl, random, standing = args[1], args[2], args[3], args[5]
   local holder = redis.call('GET', LEADER)
   if holder and string.sub(holder, 1, #nonce + 1) ~= nonce .. ' ' then
     return { 0, holder }
@@ -33,7 +33,8 @@ local function elect(_, args)
   local token = redis.call('GET', EPOCH)
   if holder then -- the reply of our own election was lost, or no replica had it yet; it counts
     redis.call('PEXPIRE', LEADER, ttl)
-  elseif token and not steady and redis.call('HGET', META, 'resigned') ~= token then
+  elseif standing ~= 'steady' and not (standing == 'new' and not token) and
+    not (token and redis.call('HGET', META, 'resigned') == token) then
     return { 0, '' }
   else
     local number = token and tonumber(string.match(token, '^%d+')) or 0

@@ -65,9 +65,19 @@ send_frame(struct broker_host *self, const struct peer *to, const struct frame *
 
 static void on_read(void *owner, const struct command *command, const struct reply *reply);
 
+/* Redis behind the connection is known to have our term. */
+static bool
+is_current(const struct broker_host *self)
+{
+    return self->redis.up && (self->store.connection == self->redis.connection || MUTANT(RASHREAD));
+}
+
 static void
 send_read(struct broker_host *self, const struct inquiry *inquiry)
 {
+    if (!is_current(self)) {
+        return; /* whoever asked asks again */
+    }
     struct command *command = edge_command(&self->redis, COMMAND_READ, on_read, self);
     command->token = self->store.token;
     command->tag = self->term;
@@ -280,7 +290,7 @@ on_sweep_due(void *owner, void *data)
     if (self->dispatch == NULL || tag_of(data) != self->term) {
         return;
     }
-    if (!self->sweeping && self->redis.up) {
+    if (!self->sweeping && is_current(self)) {
         self->sweeping = true;
         struct command *command = edge_command(&self->redis, COMMAND_SWEEP, on_swept, self);
         command->token = self->store.token;
@@ -494,6 +504,7 @@ won(struct broker_host *self, const struct reply *reply)
     self->token = reply->token;
     self->term_run = self->seen_run;
     self->standing = STANDING_LEADING;
+    self->is_new = false;
     if (regaining) {
         on_regained(self, reply->number);
     } else {
@@ -535,6 +546,7 @@ on_elect(void *owner, const struct command *command, const struct reply *reply)
     }
     on_polled(self);
     if (reply->kind == REPLY_NO) {
+        self->is_new = self->is_new && reply->number == 0;
         if (regaining) {
             lost(self);
         }
@@ -558,6 +570,7 @@ elect(struct broker_host *self)
     self->asked = true;
     command->nonce = self->nonce;
     command->broker = self->index;
+    command->is_new = self->is_new || MUTANT(HASTY);
     command->steady = self->standing == STANDING_REGAINING || is_steady(self);
     edge_send(command);
 }
@@ -616,6 +629,7 @@ on_up(void *owner)
     if (self->seen_run != storm.redis.run && !MUTANT(STEADYRUN)) {
         self->polled_ms = 0; /* restarted, however fast: what it lost may be a renewal */
     }
+    self->is_new = self->is_new && (self->seen_run == 0 || self->seen_run == storm.redis.run);
     self->seen_run = storm.redis.run;
     self->asked = false;
     edge_send(edge_command(&self->redis, COMMAND_HANDSHAKE, on_handshake, self));
@@ -637,6 +651,8 @@ broker_start(struct broker_host *self)
     self->redis_minus_mono_ms =
         (int64_t)REDIS_EPOCH_MS - self->process.clock_ms + between(-500, 500);
     self->polls_from_ms = self->polled_ms = 0;
+    self->is_new = true;
+    self->seen_run = 0;
     self->redis.process = &self->process;
     self->redis.on_up = on_up;
     self->redis.owner = self;

@@ -257,14 +257,34 @@ stop_redis(bool power_cut, int64_t down_ms)
     sim_at(storm.now_ms + down_ms, NULL, start_redis, NULL, NULL);
 }
 
+/* If a power cut took everything, a broker that never heard of a leader would take Redis for new.
+ */
+static bool
+emptiness_is_noticed(void)
+{
+    for (uint32_t i = 0; i < storm.n_brokers && storm.redis.synced.epoch.number == 0; i++) {
+        if (!storm.brokers[i].process.up || storm.brokers[i].is_new) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What ended just before a takeover is in the memory of the leader before alone. */
+static bool
+knows_too_little(const struct broker_host *leader)
+{
+    return leader->token.number > 1 && storm.now_ms - leader->loaded_ms < 1500;
+}
+
 /* True if one leader's memory holds all that a power cut could take. */
 static bool
 memory_is_safe(void)
 {
     const struct broker_host *leader = broker_leader();
     if (leader == NULL || leader->process.paused_until > storm.now_ms || !leader->redis.up ||
-        leader->standing != STANDING_LEADING || storm.now_ms - leader->loaded_ms < 1500 ||
-        check_recovering()) {
+        leader->standing != STANDING_LEADING || knows_too_little(leader) ||
+        !emptiness_is_noticed() || check_recovering()) {
         return false;
     }
     for (uint32_t host = 0; host < HOST_WORKER; host++) {
@@ -374,6 +394,21 @@ memory_full(void *owner, void *data)
 }
 
 static void
+power_cut(void *owner, void *data)
+{
+    (void)owner;
+    (void)data;
+    if (!storm.redis.everysec) {
+        stop_redis(true, between(50, 7000));
+    } else if (memory_is_safe()) {
+        int64_t down = chance(300) ? between(10, 250) : between(50, 9000);
+        storm.no_broker_faults_until = storm.now_ms + down + 8000;
+        stop_redis(true, down);
+        disturb_from(storm.now_ms + down + between(0, 500));
+    }
+}
+
+static void
 fault_redis(void)
 {
     if (!storm.redis.process.up) {
@@ -389,14 +424,7 @@ fault_redis(void)
         break;
     case 1:
     case 2:
-        if (!storm.redis.everysec) {
-            stop_redis(true, between(50, 7000));
-        } else if (memory_is_safe()) {
-            int64_t down = chance(300) ? between(10, 250) : between(50, 9000);
-            storm.no_broker_faults_until = storm.now_ms + down + 8000;
-            stop_redis(true, down);
-            disturb_from(storm.now_ms + down + between(0, 500));
-        }
+        power_cut(NULL, NULL);
         break;
     case 3:
         fault(FAULT_REDIS_MEMORY_FULL);
@@ -536,6 +564,9 @@ faults_start(int64_t until_ms)
     }
     pace_ms = between(100, 3000);
     sim_at(storm.now_ms + 1000, NULL, on_fault, NULL, NULL);
+    if (storm.redis.everysec && !storm.redis.replicated && chance(60)) { /* all that Redis has */
+        sim_at(storm.now_ms + between(100, 980), NULL, power_cut, NULL, NULL);
+    }
     if (chance(300)) {
         stranger_start();
     }

@@ -163,7 +163,7 @@ static const char *const mutant_names[MUTANT_COUNT] = {
     "STALEUNFENCED", "NOINVENTORY", "NORESEND",    "NOGAP",      "PLAINRENEW", "KEYANEW",
     "LOADKEY",       "OVERFULL",    "NOSHARE",     "NOTURNS",    "NOCOST",     "DRAINPULL",
     "DRAINONCE",     "NORESIGN",    "RESTORELESS", "RESTOREMIX", "NOWAIT",     "WAITOLD",
-    "FENCEDLEADS",   "STEADYRUN",
+    "FENCEDLEADS",   "STEADYRUN",   "HASTY",       "RASHREAD",
 };
 
 static bool

@@ -49,6 +49,8 @@ RESTOREMIX     store: transitions are committed among the parts of a restore
 NOWAIT         store: a batch counts before a replica has it
 FENCEDLEADS    election: a fenced leader is a candidate under its old name
 STEADYRUN      election: a standby that saw Redis restart fast has watched without a gap
+HASTY          election: a Redis that lost all is taken for a new one by who knew its leader
+RASHREAD       store: reads on a new connection before it is known that Redis there has our term
 WAITOLD        Redis: a batch sent again writes nothing, so that WAIT waits for nothing
 "
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/mutants.XXXXXX")

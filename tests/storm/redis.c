@@ -56,10 +56,12 @@ elect(const struct command *command, struct reply *reply)
     struct redis_data *data = here;
     reply->kind = REPLY_NO;
     if (leader_holds(data) && data->leader_nonce != command->nonce) {
+        reply->number = data->leader_number;
         return;
     }
-    if (!leader_holds(data) && data->epoch.number > 0 && !command->steady &&
-        !same_token(&data->resigned, &data->epoch)) {
+    bool nobody_led = data->epoch.number == 0;
+    if (!leader_holds(data) && !command->steady && !(nobody_led && command->is_new) &&
+        (nobody_led || !same_token(&data->resigned, &data->epoch))) {
         return; /* its leader may live, and the key has only expired while Redis was away */
     }
     if (!leader_holds(data)) {

@@ -216,7 +216,7 @@ struct command {
     uint64_t nonce, tag, n;
     uint8_t broker;
     bool doors[DOOR_SIDE_COUNT];
-    bool end_only, steady;
+    bool end_only, steady, is_new;
     const struct paper_op *ops;
     uint32_t ids[PAGE], n_ids, from;
     char worker[8];
@@ -323,7 +323,7 @@ struct broker_host {
     uint8_t index;
     struct redis_link redis;
     enum standing standing;
-    bool asked;
+    bool asked, is_new; /* is_new: heard of no leader yet, and met one Redis only */
     uint64_t nonce, term_run, seen_run;
     int64_t polls_from_ms, polled_ms; /* answered without a gap since; last answer */
     struct token token;

@@ -382,6 +382,20 @@ Test(store_restore, nothing_is_sent_on_a_new_connection_before_it_is_known_what_
     expect(0, 2);
 }
 
+/* A Redis that lost our election would say FENCED, and the memory that it needs would be gone. */
+Test(store_restore, nothing_is_read_on_a_new_connection_before_it_is_known_what_redis_has)
+{
+    struct inquiry inquiry = { .kind = INQUIRY_DONE };
+    lose_all();
+    reconnect();
+    store_read(w.store, &inquiry);
+    cr_assert_eq(w.n_sent, 0);
+    store_up(w.store);
+    store_read(w.store, &inquiry);
+    cr_assert_eq(w.n_sent, 1);
+    lose_all();
+}
+
 Test(store_restore, a_fence_in_the_middle_of_a_restore_ends_everything)
 {
     w.parts = 9;
