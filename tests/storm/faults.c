@@ -435,6 +435,9 @@ fault_redis(void)
         pause_process(&storm.redis.process, between(50, 3000), FAULT_REDIS_STALLS);
         break;
     default:
+        if (memory_is_needed()) {
+            break; /* a step forward ends the leader's term: the pair above */
+        }
         fault(FAULT_REDIS_CLOCK_SET);
         storm.redis.time_ms += between(-15000, 15000); /* somebody set the clock */
         trace("redis: its clock is set");
