@@ -7,7 +7,8 @@
 Redis (appendfsync always), broker, gateway, worker, and the reference instance started by the worker; clients
 keep a backlog and pictures are uploaded. First, in the instance's own process, the plain serial loop with PNG.
 Then images/s through the stack, the time without a kernel, cancel -> GPU free, kill -9 of the instance in a job
-until that job has succeeded, and whether the requeued job's picture is the same as an undisturbed one's.
+until that job has succeeded, and whether the requeued job's picture is the same as an undisturbed one's. On a
+machine with a second GPU, at last a second worker on that one, and images/s through both.
 
 Environment: DRAWBAR_PROGRAMS   a folder with drawbar-broker, drawbar-gateway, drawbar-worker and redis-server
              DRAWBAR_LIBRARIES  LD_LIBRARY_PATH for these alone; Python never gets it
@@ -88,14 +89,14 @@ class Api:
 
 
 class Backlog:
-    """CLIENTS clients, each with one job in the queue, at work or on its way, until stopped."""
+    """Clients, each with one job in the queue, at work or on its way, until stopped."""
     runs = 0
 
-    def __init__(self, address, size, n):
+    def __init__(self, address, size, n, clients=CLIENTS):
         Backlog.runs += 1
         self.address, self.size, self.n = address, size, n
         self.stopping, self.done, self.trouble = threading.Event(), [], None
-        self.threads = [threading.Thread(target=self._work, args=(k,), daemon=True) for k in range(CLIENTS)]
+        self.threads = [threading.Thread(target=self._work, args=(k,), daemon=True) for k in range(clients)]
         for thread in self.threads:
             thread.start()
 
@@ -129,34 +130,36 @@ class Stack:
             self.environment["LD_LIBRARY_PATH"] = os.environ["DRAWBAR_LIBRARIES"]
         self.results = os.path.join(self.folder, "results")
 
-    def start(self, name, *flags):
+    def start(self, name, *flags, label=None, env=None):
         """Starts a program and gives the words of its ready line."""
+        label = label or name
         path = shutil.which(name, path=self.programs + os.pathsep + os.environ.get("PATH", ""))
         if path is None:
             raise Failed(f"{name} is not in DRAWBAR_PROGRAMS")
-        ready = os.path.join(self.folder, name + ".ready")
+        ready = os.path.join(self.folder, label + ".ready")
         words = [path, *map(str, flags)] + ([] if name == "redis-server" else ["--ready-file", ready])
-        with open(os.path.join(self.folder, name + ".log"), "wb") as log:
-            process = subprocess.Popen(words, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        with open(os.path.join(self.folder, label + ".log"), "wb") as log:
+            process = subprocess.Popen(words, env={**self.environment, **(env or {})}, stdout=log, stderr=log,
+                                       stdin=subprocess.DEVNULL)
         self.processes.append(process)
         if name == "redis-server":
             return {}
 
         def is_ready():
             if process.poll() is not None:
-                raise Failed(f"{name} ended {process.returncode}: {self.tail(name)}")
+                raise Failed(f"{label} ended {process.returncode}: {self.tail(label)}")
             return os.path.exists(ready)
-        until(is_ready, 30, f"{name} is ready")
+        until(is_ready, 30, f"{label} is ready")
         with open(ready, encoding="utf-8") as file:
             return dict(word.split("=", 1) for word in file.read().split() if "=" in word)
 
-    def tail(self, name):
-        with open(os.path.join(self.folder, name + ".log"), encoding="utf-8", errors="replace") as file:
+    def tail(self, label):
+        with open(os.path.join(self.folder, label + ".log"), encoding="utf-8", errors="replace") as file:
             return " | ".join(file.read().splitlines()[-5:])
 
     def open(self, instance):
         port = 20000 + os.getpid() % 20000
-        redis = f"redis://127.0.0.1:{port}"
+        self.redis = redis = f"redis://127.0.0.1:{port}"
         os.makedirs(os.path.join(self.folder, "redis"))
         self.start("redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", os.path.join(self.folder, "redis"),
                    "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory", "1gb",
@@ -165,18 +168,24 @@ class Stack:
         self.start("drawbar-broker", "--redis", redis, "--host", "127.0.0.1", "--gateway-port", 0, "--worker-port", 0)
         self.address = self.start("drawbar-gateway", "--redis", redis, "--listen", "127.0.0.1:0", "--uploads",
                                   "127.0.0.1:0", "--artifacts", os.path.join(self.folder, "artifacts"))["http"]
-        self.start("drawbar-worker", "--redis", redis, "--name", "mia", "--state-dir",
-                   os.path.join(self.folder, "state"), "--start", instance, "--instances", 1, "--base-port", 0)
+        self.worker("mia", 0, instance)
 
-    def instance(self):
-        for worker in Api(self.address).get("/v1/workers")["workers"]:
-            for instance in worker.get("instances", []):
-                return instance
+    def worker(self, name, device, instance):
+        """A worker with one instance, on that GPU alone."""
+        self.start("drawbar-worker", "--redis", self.redis, "--name", name, "--state-dir",
+                   os.path.join(self.folder, "state"), "--start", instance, "--instances", 1, "--base-port", 0,
+                   label=name, env={"CUDA_VISIBLE_DEVICES": str(device), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+
+    def instance(self, worker="mia"):
+        for other in Api(self.address).get("/v1/workers")["workers"]:
+            for instance in other.get("instances", []):
+                if other.get("name") == worker:
+                    return instance
         return {}
 
-    def wait_ready(self, limit_s):
-        until(lambda: self.instance().get("state") in ("ready", "busy"), limit_s, "the instance is ready", 0.5)
-        return self.instance()["url"].split("//")[1].rstrip("/")
+    def wait_ready(self, limit_s, worker="mia"):
+        until(lambda: self.instance(worker).get("state") in ("ready", "busy"), limit_s, f"{worker} is ready", 0.5)
+        return self.instance(worker)["url"].split("//")[1].rstrip("/")
 
     def result(self, what, limit_s, size=None):
         def found():
@@ -204,7 +213,7 @@ class Bench:
     def __init__(self, o):
         self.o, self.rows, self.begun = o, [], time.monotonic()
         self.small, self.large = (64, 128) if o.tiny else (512, 1024)
-        self.plain, self.stack, self.instance = {}, Stack(o), None
+        self.plain, self.one_gpu, self.stack, self.instance = {}, {}, Stack(o), None
 
     def left(self):
         return self.o.budget - (time.monotonic() - self.begun)
@@ -226,14 +235,20 @@ class Bench:
             traceback.print_exc()
             self.row(name, f"FAILED {trouble!r}"[:500])
 
-    def begin(self):
+    def command(self, results, measured=False):
+        """That starts an instance; the first life of one whose plain loop is not `measured` does that too."""
         o = self.o
+        if measured:
+            with open(results, "w", encoding="utf-8"):
+                pass
         sizes = f"{self.large}x{self.large},{self.small}x{self.small}"
-        command = ["env", "-u", "LD_LIBRARY_PATH", f"DRAWBAR_RESULTS={self.stack.results}", sys.executable, "-u", "-B",
-                   os.path.join(HERE, "served.py"), "--baseline", str(o.seconds * 0.5), f"{self.small},{self.large}",
-                   "--tiny" if o.tiny else "--random", "--device", o.device, "--port", "{port}", "--warm-sizes", sizes,
-                   *o.flag]
-        self.stack.open(" ".join(command))
+        return " ".join(["env", "-u", "LD_LIBRARY_PATH", f"DRAWBAR_RESULTS={results}", sys.executable, "-u", "-B",
+                         os.path.join(HERE, "served.py"), "--baseline", str(o.seconds * 0.5),
+                         f"{self.small},{self.large}", "--tiny" if o.tiny else "--random", "--device", o.device,
+                         "--port", "{port}", "--warm-sizes", sizes, *o.flag])
+
+    def begin(self):
+        self.stack.open(self.command(self.stack.results))
         for size in (self.small, self.large):
             found = self.stack.result("baseline", 200, size)
             self.plain[size] = found["img_s"]
@@ -242,8 +257,9 @@ class Bench:
         self.instance = self.stack.wait_ready(300)
         return f"ready {time.monotonic() - begun:.0f} s after the plain loop; {self.stack.result('built', 5)}"
 
-    def through(self, size, n, seconds):
-        backlog = Backlog(self.stack.address, size, n)
+    def rate(self, size, n, seconds, clients=CLIENTS):
+        """Images/s through the stack, and how many they were."""
+        backlog = Backlog(self.stack.address, size, n, clients)
         time.sleep(min(4.0, seconds / 4)) # until it is back to back
         first, begun = len(backlog.done), time.monotonic()
         while time.monotonic() - begun < seconds and not backlog.trouble:
@@ -253,8 +269,34 @@ class Bench:
         if len(done) < 3:
             raise Failed(f"{len(done)} jobs in {seconds} s")
         images = sum(made for _, made in done[1:])
-        rate = images / (done[-1][0] - done[0][0])
+        return images / (done[-1][0] - done[0][0]), images
+
+    def through(self, size, n, seconds):
+        rate, images = self.rate(size, n, seconds)
+        self.one_gpu[size, n] = rate
         return f"{rate:.3f} images/s ({images}) = {rate / self.plain[size]:.2f} x plain"
+
+    def second_gpu(self):
+        begun = time.monotonic()
+        self.stack.worker("leo", 1, self.command(os.path.join(self.stack.folder, "results-leo"), measured=True))
+        self.stack.wait_ready(200, "leo")
+        return f"a second worker is ready after {time.monotonic() - begun:.0f} s"
+
+    def both(self, size, seconds):
+        rate, images = self.rate(size, 1, seconds, 2 * CLIENTS)
+        return f"{rate:.3f} images/s ({images}) = {rate / self.one_gpu[size, 1]:.3f} x one GPU"
+
+    def facts(self):
+        """What /v1/workers tells of the GPUs, at work."""
+        backlog = Backlog(self.stack.address, self.large, 1)
+        try:
+            time.sleep(4)
+            workers = Api(self.stack.address).get("/v1/workers")["workers"]
+        finally:
+            backlog.stop()
+        told = [{k: w.get(k) for k in ("name", "gpus")} | {"instances": [i.get("gpu") for i in w["instances"]]}
+                for w in workers]
+        return json.dumps(told)
 
     def alone(self, size, seconds):
         found = throughput(int(self.instance.rsplit(":", 1)[1]), size, 1, seconds)
@@ -317,12 +359,21 @@ class Bench:
         return (f"job succeeded {took:.1f} s after the kill, attempt {job['attempt']}; the picture is "
                 f"{'the same, byte for byte' if same else 'ANOTHER'} as the undisturbed one's")
 
+    def gpus(self):
+        if self.o.gpus is not None:
+            return self.o.gpus
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20).stdout
+        except (OSError, subprocess.SubprocessError):
+            return 0
+        return listed.count("GPU ")
+
     def run(self):
         s = self.o.seconds
         try:
             self.part("start", 60, self.begin)
             if self.instance is None:
-                say(self.stack.tail("drawbar-worker"))
+                say(self.stack.tail("mia"))
                 return
             self.part(f"whole stack, {self.large}, n=1", s + 30, self.through, self.large, 1, s)
             self.part(f"whole stack, {self.small}, n=1", s + 30, self.through, self.small, 1, s)
@@ -330,6 +381,13 @@ class Bench:
             self.part(f"cancel -> GPU free, {self.large}", 40, self.cancel, self.large, 5)
             self.part(f"kill -9 of the instance in a job, {self.large}", 100, self.kill, self.large)
             self.part(f"whole stack, {self.small}, n=4", s + 30, self.through, self.small, 4, s * 0.7)
+            if self.gpus() > 1:
+                self.part("second GPU", s + 60, self.second_gpu)
+                self.part(f"whole stack on 2 GPUs, {self.large}, n=1", s + 20, self.both, self.large, s)
+                self.part(f"whole stack on 2 GPUs, {self.small}, n=1", s + 20, self.both, self.small, s)
+            self.part("what /v1/workers tells", 20, self.facts)
+            if self.o.short:
+                return
             self.part(f"instance alone, {self.small}", s + 20, self.alone, self.small, s * 0.5)
             self.part(f"instance alone, {self.large}", s + 20, self.alone, self.large, s * 0.5)
             self.part(f"GPU idle under backlog, {self.small}", 60, self.idle, self.small, 4)
@@ -349,6 +407,8 @@ def main():
     p.add_argument("--seconds", type=float, default=25, help="of a measurement of images/s (%(default)s)")
     p.add_argument("--device", default="cuda")
     p.add_argument("--tiny", action="store_true", help="toy size")
+    p.add_argument("--gpus", type=int, help="how many there are (default: what nvidia-smi lists)")
+    p.add_argument("--short", action="store_true", help="leave out the instance alone and what is known of 512")
     p.add_argument("--flag", action="append", default=[], help="for the instance: --flag=--no-graphs")
     p.add_argument("--out", default="", help="JSON file, written between the parts")
     bench = Bench(p.parse_args())
