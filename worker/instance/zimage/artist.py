@@ -169,7 +169,7 @@ class Artist:
             products.to_eight_bits([*pipe.transformer.noise_refiner, *pipe.transformer.layers])
         if self.cuda and (o.fuse or o.fp8):
             torch.cuda.empty_cache() # the old weights' place
-        self.facts["weights_mib"] = sum(weights_bytes(p) for p in (pipe.transformer, pipe.vae, pipe.text_encoder)) >> 20
+        self.facts["weights_bytes"] = sum(map(weights_bytes, (pipe.transformer, pipe.vae, pipe.text_encoder)))
         self.facts["attention"] = model.choose_attention(pipe.transformer, o.attention)
         if o.channels_last:
             pipe.vae.to(memory_format=torch.channels_last)

@@ -14,7 +14,8 @@ import torch
 
 CAPABILITY = (8, 9)  # the first with 8-bit products: Ada; then Hopper
 MOST = 448.0         # the largest number of float8_e4m3fn
-LEAST = 1e-12        # of a scale: a row of zeros has one too
+LEAST = 1e-12        # of a row's largest number: a row of zeros has a scale too
+ALIGNED = 16         # a layer's sides are multiples of this, or it stays: 8-bit products read 16 bytes at once
 
 
 class Joined(torch.nn.Module):
@@ -90,8 +91,12 @@ def to_eight_bits(blocks):
         for part in (block.attention, block.feed_forward):
             for parent in list(part.modules()):
                 for name, layer in list(parent.named_children()):
-                    if isinstance(layer, torch.nn.Linear) and layer.bias is None:
+                    if isinstance(layer, torch.nn.Linear) and _fits(layer):
                         setattr(parent, name, EightBits(layer))
+
+
+def _fits(layer):
+    return layer.bias is None and layer.in_features % ALIGNED == 0 and layer.out_features % ALIGNED == 0
 
 
 def why_not_eight_bits(device):
