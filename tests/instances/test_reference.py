@@ -235,6 +235,34 @@ def compiled_parts_serve_every_length_and_a_new_size_is_drawn_at_once():
 
 
 @test
+def what_is_compiled_for_one_batch_serves_smaller_ones():
+    import torch
+    ours, pipe, rows = artist("--compile", "--max-batch", "4"), plain_pipeline(), []
+    decode, ours._decode = ours._decode, lambda latents, index, drawn: rows.append(index) # the VAE is no matter here
+    ours.compiled.failed.add(("vae", 128, 64))
+
+    def steps(**changes):
+        ours.draw(job(**changes), lambda done: None, lambda picture: None, lambda: None)
+    try:
+        steps(n=4)
+        while ours.compiled.has_work(idle=True):
+            ours.compiled.slice()
+        check_equal(ours.compiled.document()["ready"], ["dit/many", "text"], "what is ready")
+        torch.compiler.set_stance("fail_on_recompile")
+        rows.clear()
+        steps(n=3)
+        steps(n=2)
+        steps(guidance=2.0) # two rows of one picture
+        check_equal(rows, [0, 1, 2, 0, 1, 0], "what was drawn")
+        torch.compiler.set_stance("eager_on_recompile")
+        ours._decode = decode
+        worst = abs(draw(ours, guidance=2.0)[0].astype(int) - by_diffusers(pipe, guidance=2.0)).max()
+        check(worst <= 1, f"two rows: differs by {worst} of 255")
+    finally:
+        torch.compiler.set_stance("default")
+
+
+@test
 def a_model_directory_is_loaded_and_drawn_with():
     with Process(which=("--model", MODEL)) as p:
         i = p.wait_ready()
