@@ -1,7 +1,7 @@
 #!/bin/bash
-# run.sh — bench.py, or stack.py, on a machine with a GPU and perhaps no network.
+# run.sh — bench.py, stack.py or variants.py on a machine with a GPU and perhaps no network.
 #
-#     tests/gpu/run.sh [stack] [arguments of bench.py or stack.py]
+#     tests/gpu/run.sh [bench | stack | variants] [arguments of that script]
 #
 # Environment: DRAWBAR_PYTHON   the python that has torch (default: python3)
 #              DRAWBAR_WHEELS   a folder of wheels that this python lacks (diffusers, ...); unpacked, not installed
@@ -25,8 +25,10 @@ print("torch", torch.__version__, "transformers", transformers.__version__, "dif
 fi
 if command -v nvidia-smi >/dev/null; then nvidia-smi -L || true; fi
 script=bench.py
-if [ "${1:-}" = stack ]; then
-    script=stack.py
+case ${1:-} in
+bench | stack | variants)
+    script=$1.py
     shift
-fi
+    ;;
+esac
 "$python" "$here/$script" "$@"

@@ -107,6 +107,95 @@ def the_images_of_a_batch_are_those_of_their_seeds():
 
 
 @test
+def joined_products_draw_the_same_picture_with_the_same_memory():
+    plain, joined = artist("--rope", "real"), artist("--fuse")
+    check_equal((plain.facts["fused"], joined.facts["fused"]), (False, True), "what the health check says")
+    check_equal(joined.facts["weights_bytes"], plain.facts["weights_bytes"], "memory of the weights")
+    for changes in ({}, {"width": 256, "height": 256}, {"n": 3, "prompt": "x" * 300}):
+        for mine, theirs in zip(draw(joined, **changes), draw(plain, **changes)):
+            worst = abs(mine.astype(int) - theirs.astype(int)).max()
+            check(worst <= 1, f"{list(changes)}: differs by {worst} of 255")
+    import torch
+    torch.manual_seed(1)
+    states = torch.randn(2, 96, 128)
+    table = torch.randn(2, 96, 64, 2)
+    for mine, theirs in zip(joined.pipe.transformer.context_refiner, plain.pipe.transformer.context_refiner):
+        check(not hasattr(mine.attention, "to_q") and not hasattr(mine.feed_forward, "w1"), "the old products are gone")
+        with torch.no_grad():
+            torch.testing.assert_close(mine(states, None, table), theirs(states, None, table))
+
+
+@test
+def an_8_bit_product_scales_each_row_by_itself():
+    import torch
+    from zimage.products import EightBits
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(256, 64, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    sizes = torch.logspace(-4, 4, 64, dtype=torch.bfloat16).unsqueeze(1)
+    layer.weight.mul_(sizes) # outputs of very different size
+    x = torch.randn(3, 20, 256, dtype=torch.bfloat16) * torch.logspace(-3, 3, 20, dtype=torch.bfloat16).unsqueeze(1)
+    x[1, 5] = 0
+    eight = EightBits(layer)
+    check_equal(eight.weight.element_size(), 1, "bytes of a weight")
+    got, wanted = eight(x).float(), (x.float() @ layer.weight.float().t())
+    check_equal((got.shape, got[1, 5].abs().max().item()), (wanted.shape, 0.0), "the shape, and what zeros give")
+    # What a sum of 256 random products is like in size; of that an 8-bit product is off by a 25th or so.
+    usual = x.float().norm(dim=-1, keepdim=True) * layer.weight.float().norm(dim=1) / 16
+    off = torch.where(usual > 0, (got - wanted) / usual, 0.0).flatten(0, 1)
+    for dim, name in ((1, "token"), (0, "output")):
+        each = off.square().mean(dim=dim).sqrt()
+        check(each.max() < 0.06, f"the worst {name} is off by {each.max()}")
+        check(each.median() > 0.01, f"half of each {name} is off by less than {each.median()}: that is no 8-bit product")
+
+
+@test
+def with_8_bits_only_the_products_of_the_denoising_blocks_change():
+    import torch
+    from zimage import products
+    ours = eight_bit_artist()
+    kinds = {name for name, tensor in ours.pipe.transformer.state_dict().items() if tensor.dtype == torch.float8_e4m3fn}
+    check_equal({name.split(".")[0] for name in kinds}, {"noise_refiner", "layers"}, "the blocks")
+    check_equal({name.split(".", 2)[2] for name in kinds},
+                {"attention.to_qkv.whole.weight", "attention.to_out.0.weight"}, "the products")
+    # The toy's gated layer is 341 wide, which 8-bit products cannot read; the real one's 10,240 they can.
+    check_equal([products._fits(torch.nn.Linear(*sides, bias=False)) for sides in ((341, 128), (128, 682), (3840, 20480))],
+                [False, False, True], "what is converted")
+    check_equal(ours.facts["products"], "fp8", "what the health check says")
+
+
+@test
+def with_8_bits_the_picture_is_nearly_the_same():
+    exact, ours = artist("--dtype", "bfloat16"), eight_bit_artist()
+    for changes in ({}, {"width": 256, "height": 256, "n": 2}):
+        for mine, theirs in zip(draw(ours, **changes), draw(exact, **changes)):
+            far = abs(mine.astype(int) - theirs.astype(int))
+            check(0 < far.mean() < 4, f"{list(changes)}: differs by {far.mean()} of 255 in the mean")
+
+
+def eight_bit_artist():
+    """On a CPU, which no instance is let: products are computed there too, only slowly."""
+    import zimage_server
+    from zimage.artist import Artist
+    options = zimage_server.parse(["--tiny", "--device", "cpu", "--dtype", "bfloat16", "--fuse"])
+    options.fp8 = True
+    made = Artist(options, lambda *a, **k: None)
+    made.load()
+    return made
+
+
+@test
+def a_gpu_without_8_bit_products_is_told():
+    import torch
+    from unittest import mock
+    from zimage.products import why_not_eight_bits
+    check_equal(why_not_eight_bits(torch.device("cpu")), "cpu is no GPU", "on a CPU")
+    for capability, wanted in (((8, 0), "an old GPU has compute capability 8.0"), ((8, 9), None), ((9, 0), None)):
+        with mock.patch("torch.cuda.get_device_capability", lambda device, c=capability: c), \
+                mock.patch("torch.cuda.get_device_name", lambda device: "an old GPU"):
+            check_equal(why_not_eight_bits(torch.device("cuda")), wanted, f"capability {capability}")
+
+
+@test
 def the_next_jobs_text_is_encoded_while_this_one_is_drawn():
     ours, other, seen = artist(), job(prompt="next"), []
     ours.draw(job(), lambda done: seen.append(type(other.text[0]).__name__), lambda picture: None, lambda: other)
@@ -141,6 +230,34 @@ def compiled_parts_serve_every_length_and_a_new_size_is_drawn_at_once():
         worst = abs(draw(ours, width=192)[0].astype(int) - by_diffusers(pipe, width=192)).max()
         check(worst <= 1, f"a new size: differs by {worst} of 255")
         check("vae/192/64" in ours.compiled.document()["waiting"], "the new size waits for an idle moment")
+    finally:
+        torch.compiler.set_stance("default")
+
+
+@test
+def what_is_compiled_for_one_batch_serves_smaller_ones():
+    import torch
+    ours, pipe, rows = artist("--compile", "--max-batch", "4"), plain_pipeline(), []
+    decode, ours._decode = ours._decode, lambda latents, index, drawn: rows.append(index) # the VAE is no matter here
+    ours.compiled.failed.add(("vae", 128, 64))
+
+    def steps(**changes):
+        ours.draw(job(**changes), lambda done: None, lambda picture: None, lambda: None)
+    try:
+        steps(n=4)
+        while ours.compiled.has_work(idle=True):
+            ours.compiled.slice()
+        check_equal(ours.compiled.document()["ready"], ["dit/many", "text"], "what is ready")
+        torch.compiler.set_stance("fail_on_recompile")
+        rows.clear()
+        steps(n=3)
+        steps(n=2)
+        steps(guidance=2.0) # two rows of one picture
+        check_equal(rows, [0, 1, 2, 0, 1, 0], "what was drawn")
+        torch.compiler.set_stance("eager_on_recompile")
+        ours._decode = decode
+        worst = abs(draw(ours, guidance=2.0)[0].astype(int) - by_diffusers(pipe, guidance=2.0)).max()
+        check(worst <= 1, f"two rows: differs by {worst} of 255")
     finally:
         torch.compiler.set_stance("default")
 
@@ -207,10 +324,12 @@ def the_ready_line_is_also_in_the_file():
 @test
 def flags_that_make_no_sense_are_told():
     for flags in (("--warm-sizes", "100x100"), ("--warm-sizes", ""), ("--port", "70000"), ("--host", "0.0.0.0"),
-                  ("--max-batch", "9"), ("--model-name", "")):
+                  ("--max-batch", "9"), ("--model-name", ""), ("--fp8",), ("--fuse", "--rope", "complex")):
         done = subprocess.run([sys.executable, "-B", SERVER, "--tiny", "--device", "cpu", *flags],
                               capture_output=True, text=True, timeout=60)
         check(done.returncode == 2 and flags[0] in done.stderr, f"{flags}: {done.returncode} {done.stderr[-200:]}")
+        if flags[0] in ("--fp8", "--fuse"):
+            check("leave" in done.stderr, f"{flags}: no cure in {done.stderr[-200:]}")
     done = subprocess.run([sys.executable, "-B", SERVER, "--tiny", "--port", "0"], capture_output=True, text=True,
                           timeout=60, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
     check(done.returncode == 1 and "no-gpu" in done.stderr, f"no GPU: {done.returncode} {done.stderr[-200:]}")

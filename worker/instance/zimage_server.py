@@ -85,6 +85,10 @@ def parse(arguments):
     p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="in the VAE; default: on a GPU")
     p.add_argument("--rope", choices=("real", "complex"), help="real: rotations that can be compiled, steps that can be "
                    "graphs; complex: the model's own forward (real if compiled or with graphs)")
+    p.add_argument("--fuse", action=argparse.BooleanOptionalAction, help="products of the same input as one (q, k, v; the "
+                   "two halves of the gated layer); needs --rope real; default: with --fp8")
+    p.add_argument("--fp8", action="store_true", help="the transformer's products in 8 bits: faster, its weights take half "
+                   "the memory, and pictures change slightly; needs a GPU of compute capability 8.9 or more (Ada, Hopper)")
     p.add_argument("--attention", default="auto",
                    help="a backend of diffusers (native, _flash_3, ...); auto: FlashAttention-3 if installed")
     o = p.parse_args(arguments)
@@ -93,11 +97,18 @@ def parse(arguments):
     o.compile_mode = None if o.compile_mode == "default" else o.compile_mode
     o.graphs = gpu if o.graphs is None else o.graphs and gpu
     o.channels_last = gpu if o.channels_last is None else o.channels_last
-    o.rope = o.rope or ("real" if o.compile or o.graphs else "complex")
+    o.rope = o.rope or ("real" if o.compile or o.graphs or o.fuse else "complex")
+    if o.fuse and o.rope == "complex":
+        p.error("--fuse: the model's own attention, which --rope complex takes, has three products; leave one of them out")
+    o.fuse = o.fp8 and o.rope == "real" if o.fuse is None else o.fuse
     o.dtype = o.dtype or ("bfloat16" if gpu else "float32")
     o.warm_sizes = o.warm_sizes or ([(1024, 1024), (512, 512)] if gpu else [(64, 64)])
     if not 1 <= len(o.model_name) <= 64:
         p.error("--model-name: must have 1 to 64 characters")
+    if o.fp8 and not gpu:
+        p.error(f"--fp8: {o.device} is no GPU; it needs one of compute capability 8.9 or more (Ada, Hopper), leave it out")
+    if o.fp8 and o.dtype != "bfloat16":
+        p.error(f"--fp8: 8-bit products give bfloat16; leave out --dtype {o.dtype}")
     if not o.insecure_plaintext and not is_loopback(o.host):
         p.error(f"--host: {o.host} can be reached by other machines in plain text; "
                 "add --insecure-plaintext if that is meant")
@@ -131,6 +142,7 @@ def serve(o, pipe=None, on_engine=None):
     from zimage.artist import Artist
     from zimage.engine import Engine
     from zimage.jobs import Table
+    from zimage.products import why_not_eight_bits
     from zimage.server import Server
 
     stop = threading.Event()
@@ -138,6 +150,11 @@ def serve(o, pipe=None, on_engine=None):
         signal.signal(number, lambda *_: stop.set())
     if o.device.startswith("cuda") and not torch.cuda.is_available():
         log("no-gpu", device=o.device, cure="--device cpu")
+        return 1
+    trouble = why_not_eight_bits(torch.device(o.device)) if o.fp8 else None
+    if trouble:
+        log("no-fp8", device=o.device, error=f"--fp8 needs compute capability 8.9 or more (Ada, Hopper); {trouble}",
+            cure="leave out --fp8")
         return 1
     table = Table(o.queue)
     artist = Artist(o, log)

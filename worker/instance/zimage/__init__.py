@@ -6,6 +6,7 @@
     engine    the GPU thread: takes the next job, draws it, watches the clock
     artist    text -> denoising -> decoding with diffusers' ZImagePipeline, never waiting for the GPU
     denoise   a step of the transformer as a CUDA graph; what is the same in all steps is done once
+    products  the matrix products of the transformer: joined, or in 8 bits
     compiled  which parts are compiled for which shapes, and when the next one may be
     encode    pixels -> png, jpeg or webp, in threads beside the GPU
     model     loads the pipeline, or builds one with random weights

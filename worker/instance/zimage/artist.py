@@ -9,6 +9,7 @@ takes at most two steps, one step stays queued. Hence:
 - the next job's text is encoded in a step callback of the job at work; the last texts are kept encoded;
 - steps and texts are CUDA graphs (denoise.py): launching them one by one takes longer than they run;
 - the schedule's tensors are remembered: making them anew waits for the GPU (a blocking copy);
+- the transformer's products can be joined and have 8 bits (products.py);
 - pixels become 8-bit RGB on the GPU and are copied to pinned memory; a thread of the encode pool waits.
 
 The same order gives the same picture, byte for byte, from the same software on the same device with the
@@ -20,7 +21,7 @@ from collections import OrderedDict
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from zimage import model
+from zimage import model, products
 from zimage.compiled import Compiled, dynamic_length, static_shape
 from zimage.denoise import Denoiser, Graphs
 
@@ -74,9 +75,10 @@ class RealRope:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, freqs_cis=None):
         from diffusers.models.attention_dispatch import dispatch_attention_fn
-        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
-        key = attn.to_k(hidden_states).unflatten(-1, (attn.heads, -1))
-        value = attn.to_v(hidden_states).unflatten(-1, (attn.heads, -1))
+        joined = getattr(attn, "to_qkv", None)
+        parts = joined(hidden_states) if joined is not None else \
+            (attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states))
+        query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in parts)
         query = query if attn.norm_q is None else attn.norm_q(query)
         key = key if attn.norm_k is None else attn.norm_k(key)
         if freqs_cis is not None:
@@ -116,6 +118,10 @@ class NormAndActivation(torch.nn.Module):
         return self.activation(self.norm(x))
 
 
+def weights_bytes(module):
+    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+
+
 class Artist:
     """One model on one device."""
 
@@ -130,7 +136,8 @@ class Artist:
         self.compiled = Compiled(options.compile, log)
         self.graphs = Graphs(options.graphs)
         self.texts = OrderedDict()         # encoded ones by their token ids
-        self.facts = {"weights": "random" if options.random or options.tiny else "loaded"}
+        self.facts = {"weights": "random" if options.random or options.tiny else "loaded", "fused": False,
+                      "products": "fp8" if options.fp8 else options.dtype}
 
     # -- start --
 
@@ -155,6 +162,14 @@ class Artist:
                 block.attention.set_processor(RealRope())
             denoiser = Denoiser(pipe.transformer, self.graphs, self._is_settled)
             pipe.transformer.forward = denoiser.forward
+            self.facts["fused"] = o.fuse
+            if o.fuse:
+                products.join(self._blocks(pipe.transformer))
+        if o.fp8:
+            products.to_eight_bits([*pipe.transformer.noise_refiner, *pipe.transformer.layers])
+        if self.cuda and (o.fuse or o.fp8):
+            torch.cuda.empty_cache() # the old weights' place
+        self.facts["weights_bytes"] = sum(map(weights_bytes, (pipe.transformer, pipe.vae, pipe.text_encoder)))
         self.facts["attention"] = model.choose_attention(pipe.transformer, o.attention)
         if o.channels_last:
             pipe.vae.to(memory_format=torch.channels_last)

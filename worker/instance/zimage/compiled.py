@@ -96,8 +96,8 @@ def dynamic_length(forward, mode=None):
     """Compiles a block's or a layer's forward with dimension 1 of the states and of the rotary tables free."""
     inner = torch.compile(forward, mode=mode)
 
-    def mark(tensor):
-        for dimension in (0, 1): # a batch of one is a case of its own
+    def mark(tensor, dimensions=(0, 1)):
+        for dimension in dimensions: # a batch of one is a case of its own
             if tensor.shape[dimension] > 1:
                 torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
@@ -105,9 +105,11 @@ def dynamic_length(forward, mode=None):
         mark(states)
         for name, value in [*enumerate(args), *kwargs.items()]:
             for tensor in value if isinstance(value, tuple) else (value,):
-                # The modulation is [batch, 256]: no sequence, though some sequence is 256 long.
-                if isinstance(tensor, torch.Tensor) and (tensor.ndim >= 3 or name == "position_ids"):
-                    mark(tensor)
+                if not isinstance(tensor, torch.Tensor):
+                    continue
+                # The modulation is [batch, 256]: no sequence, though some sequence is 256 long. Unmarked, its batch
+                # would be taken for the only one.
+                mark(tensor, (0, 1) if tensor.ndim >= 3 or name == "position_ids" else (0,))
         return inner(states, *args, **kwargs)
     return call
 
