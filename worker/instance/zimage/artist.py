@@ -118,8 +118,10 @@ class NormAndActivation(torch.nn.Module):
         return self.activation(self.norm(x))
 
 
-def weights_bytes(module):
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+def weights_bytes(*modules):
+    """Memory of their weights; those that share it are counted once."""
+    tensors = (t for module in modules for t in [*module.parameters(), *module.buffers()])
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 class Artist:
@@ -164,12 +166,12 @@ class Artist:
             pipe.transformer.forward = denoiser.forward
             self.facts["fused"] = o.fuse
             if o.fuse:
-                products.join(self._blocks(pipe.transformer))
+                denoiser.modulation = products.join(self._blocks(pipe.transformer))
         if o.fp8:
             products.to_eight_bits([*pipe.transformer.noise_refiner, *pipe.transformer.layers])
         if self.cuda and (o.fuse or o.fp8):
             torch.cuda.empty_cache() # the old weights' place
-        self.facts["weights_bytes"] = sum(map(weights_bytes, (pipe.transformer, pipe.vae, pipe.text_encoder)))
+        self.facts["weights_bytes"] = weights_bytes(pipe.transformer, pipe.vae, pipe.text_encoder)
         self.facts["attention"] = model.choose_attention(pipe.transformer, o.attention)
         if o.channels_last:
             pipe.vae.to(memory_format=torch.channels_last)
@@ -190,6 +192,7 @@ class Artist:
 
     @staticmethod
     def _blocks(transformer):
+        """In the order of their use, but that the text's own are among them."""
         return [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
 
     @staticmethod
