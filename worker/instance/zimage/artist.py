@@ -180,14 +180,14 @@ class Artist:
             for block in self._blocks(pipe.transformer):
                 block.forward = dynamic_length(block.forward, o.compile_mode)
             for layer in self.text_model.layers:
-                layer.forward = dynamic_length(layer.forward, o.compile_mode)
+                layer.forward = dynamic_length(layer.forward)
             for block in self._vae_blocks(pipe.vae):
-                block.forward = static_shape(block.forward, o.compile_mode)
+                block.forward = static_shape(block.forward)
             # Alone, the last norm and its activation are a fifth of the decoder's time.
             decoder = pipe.vae.decoder
             decoder.conv_norm_out = NormAndActivation(decoder.conv_norm_out, decoder.conv_act)
             decoder.conv_act = torch.nn.Identity()
-            decoder.conv_norm_out.forward = static_shape(decoder.conv_norm_out.forward, o.compile_mode)
+            decoder.conv_norm_out.forward = static_shape(decoder.conv_norm_out.forward)
         self.pipe = pipe
 
     @staticmethod
