@@ -6,9 +6,12 @@
 
 Builds the weights once; each variant gets a copy of them, and is loaded, compiled and warmed by the
 instance's own Engine and drawn with by its own Artist, without HTTP and without encoding. Told of each:
-pictures a second and the time of a step (under that load, so at the clock that the card keeps), watts and
-clock, memory, and how far the picture is from the one of float32 weights and float32 arithmetic; of the
-first and the quickest variant also where the GPU's time goes. What the budget has no time for is named.
+pictures a second and the time of a step, watts and clock, memory, and how far the picture is from the one of
+float32 weights and float32 arithmetic; of the first and the quickest variant also where the GPU's time goes.
+What the budget has no time for is named.
+
+A card at its power limit is quicker in the first seconds than it stays: each load runs a while before it is
+measured, and what it made meanwhile ("cool") is told beside what it made then.
 
 Random weights say what a variant costs. Of its pictures they say how far 8-bit numbers carry through this
 architecture, next to what bfloat16 does; whether one would see it, only the real weights can show.
@@ -32,13 +35,14 @@ BEGUN = time.monotonic()
 VARIANTS = { # flags of the instance; the most telling first
     "base": ("--no-fuse",),
     "fp8+fused": ("--fp8", "--fuse"),
-    "fp8": ("--fp8", "--no-fuse"),
     "fused": ("--fuse",),
+    "fp8": ("--fp8", "--no-fuse"),
     "fp8+tuned": ("--fp8", "--fuse", "--compile-mode", "max-autotune-no-cudagraphs"),
     "tuned": ("--fuse", "--compile-mode", "max-autotune-no-cudagraphs"),
 }
 KERNELS_SHOWN = 12
-LAST_S = 20 # of the budget, for the quickest variant's profile
+LAST_S = 15           # of the budget, for the quickest variant's profile
+SETTLE_S = (6.0, 2.0) # load before the first measurement of a variant, and before each further one
 
 
 def say(*words):
@@ -55,26 +59,25 @@ def job(number, size, n, steps):
 class Variant:
     """One way to draw, loaded and warm. The engine's thread is this one."""
 
-    def __init__(self, pristine, options):
+    def __init__(self, options):
         from zimage.artist import Artist
         from zimage.engine import Engine
         from zimage.jobs import Table
         self.cuda = options.device.startswith("cuda")
         self.artist = Artist(options, lambda event, **pairs: say("   ", event, pairs))
         self.engine = Engine(Table(), self.artist, options, self.artist.log)
-        self.number = 0
+        self.number, self.ready_s = 0, 0.0
+
+    def start(self, pipe):
+        """Takes the pipeline for its own."""
         begun = time.monotonic()
-        self.engine._start(pristine_copy(pristine))
+        self.engine._start(pipe)
         self.ready_s = time.monotonic() - begun
 
     def close(self):
-        self.engine.artist = None # its encoding threads live on
-        self.artist = None
+        self.engine.artist = self.artist = None # the engine's encoding threads live on
         import torch
         torch._dynamo.reset() # holds what it compiled
-        gc.collect()
-        if self.cuda:
-            torch.cuda.empty_cache()
 
     def draw(self, order, on_steps=lambda done: None, following=None):
         """The pictures of a job, on their way; `following` has its text encoded meanwhile."""
@@ -82,20 +85,24 @@ class Variant:
         self.artist.draw(order, on_steps, pictures.append, lambda: following)
         return pictures
 
-    def throughput(self, size, n, seconds):
-        """Pictures a second, one job behind the other; the pixels of a job are waited for during the next."""
+    def throughput(self, size, n, settle_s, seconds):
+        """Pictures a second while the card settles, and then. One job behind the other; the pixels of a job are
+        waited for during the next."""
         behind, following = self.draw(self._next(size, n)), self._next(size, n) # the first one fills the queue
-        made, begun = 0, time.monotonic()
-        while time.monotonic() - begun < seconds:
-            current, following = following, self._next(size, n)
-            pictures = self.draw(current, following=following)
-            for picture in behind:
-                picture.pixels()
-            made += len(behind)
-            behind = pictures
+        rates = []
+        for limit in (settle_s, seconds):
+            made, begun = 0, time.monotonic()
+            while made == 0 or time.monotonic() - begun < limit:
+                current, following = following, self._next(size, n)
+                pictures = self.draw(current, following=following)
+                for picture in behind:
+                    picture.pixels()
+                made += len(behind)
+                behind = pictures
+            rates.append(made / (time.monotonic() - begun))
         for picture in behind:
             picture.pixels()
-        return (made + len(behind)) / (time.monotonic() - begun)
+        return {"cool_img_s": rates[0], "img_s": rates[1]}
 
     def _next(self, size, n):
         self.number += 1
@@ -139,7 +146,7 @@ class Variant:
         if not self.cuda:
             return None
         with profile(activities=[ProfilerActivity.CUDA]) as taken:
-            self.throughput(size, 1, 0.2 * pictures)
+            self.throughput(size, 1, 0, 0.2 * pictures)
         path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"variants.{os.getpid()}.json")
         try:
             taken.export_chrome_trace(path)
@@ -160,11 +167,12 @@ class Variant:
                             for name in sorted(sums, key=sums.get, reverse=True)[:KERNELS_SHOWN]]}
 
 
-def pristine_copy(pipe):
-    """The same pipeline with weights of its own: what a variant does to them stays with it."""
+def pristine_copy(pipe, parts=("transformer", "vae", "text_encoder")):
+    """The same pipeline, of these parts with weights of its own: what a variant does to them stays with it."""
     from diffusers import ZImagePipeline
-    made = ZImagePipeline(scheduler=pipe.scheduler, tokenizer=pipe.tokenizer, transformer=copy.deepcopy(pipe.transformer),
-                          vae=copy.deepcopy(pipe.vae), text_encoder=copy.deepcopy(pipe.text_encoder))
+    own = {name: copy.deepcopy(getattr(pipe, name)) if name in parts else getattr(pipe, name)
+           for name in ("transformer", "vae", "text_encoder")}
+    made = ZImagePipeline(scheduler=pipe.scheduler, tokenizer=pipe.tokenizer, **own)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -199,16 +207,22 @@ class Bench:
         self.facts = {"device": torch.cuda.get_device_name(self.o.device) if self.cuda else "cpu",
                       "torch": torch.__version__, "diffusers": diffusers.__version__}
         say("built", self.facts)
-        # Float32 weights (the same ones) and float32 arithmetic, drawn eagerly: what the others are held against.
+
+    def draw_exactly(self):
+        """Float32 weights (the same ones) and float32 arithmetic, drawn eagerly: what the others are held against."""
+        import torch
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        pipe = pristine_copy(self.pristine)
-        torch.nn.Module.to(pipe.transformer, torch.float32)
-        options = self.options(("--no-compile", "--no-graphs", "--rope", "real", "--no-fuse"))
+        options = self.options(("--no-compile", "--no-graphs", "--rope", "real", "--no-fuse", "--no-channels-last"))
         options.warm_sizes = []
-        exact = Variant(pipe, options)
-        del pipe
-        self.reference = exact.result(self.small)
-        exact.close()
+        # Eager and with this layout, an Artist leaves the other two parts as they are: they need no copy.
+        pipe = pristine_copy(self.pristine, parts=("transformer",))
+        torch.nn.Module.to(pipe.transformer, torch.float32)
+        exact = Variant(options)
+        try:
+            exact.start(pipe)
+            self.reference = exact.result(self.small)
+        finally:
+            exact.close()
         say("drawn in float32")
 
     def measure(self, name):
@@ -222,18 +236,20 @@ class Bench:
             trouble = why_not_eight_bits(torch.device(o.device))
             if trouble:
                 raise RuntimeError(trouble)
-        variant = Variant(self.pristine, options)
+        variant = Variant(options)
         try:
+            variant.start(pristine_copy(self.pristine))
             found["ready_s"] = variant.ready_s
             found["compiled"] = variant.artist.compiled.document()
             found["memory_mib"] = self.memory() - before
             self.found[name] = found
             if self.cuda:
                 torch.cuda.reset_peak_memory_stats()
-            for size, n, seconds, steps in ((self.small, 1, o.seconds, 50), (self.small, 4, o.seconds, 20),
-                                            (self.large, 1, o.seconds, 20)):
+            settle_s = SETTLE_S[0] if self.cuda else 0.0
+            for size, n, steps in ((self.large, 1, 15), (self.small, 4, 15), (self.small, 1, 40)):
                 with Power(self.cuda) as power:
-                    row = {"img_s": variant.throughput(size, n, seconds)}
+                    row = variant.throughput(size, n, settle_s, o.seconds)
+                settle_s = min(settle_s, SETTLE_S[1])
                 row.update(power.means())
                 row["step_ms"] = variant.step_ms(size, n, steps)
                 found[f"{size} n={n}"] = row
@@ -260,13 +276,13 @@ class Bench:
 
     def run(self):
         slowest = 0
+        self.begin()
         try:
-            self.begin()
+            self.draw_exactly()
         except Exception as trouble:
             self.left_out.append(("the float32 picture", repr(trouble)[:300]))
             say("FAILED", repr(trouble)[:600])
-            if self.pristine is None:
-                return
+        self.free()
         for name in self.o.only.split(",") if self.o.only else VARIANTS:
             # What is warm in the compiler's cache takes less than the first one took.
             if self.left() < (slowest * 0.8 if self.found else 0) + (90 if "tuned" in name and not self.o.tiny else 0):
@@ -278,9 +294,16 @@ class Bench:
             except Exception as trouble:
                 self.left_out.append((name, repr(trouble)[:300]))
                 say(name, "FAILED", repr(trouble)[:600])
+            self.free() # here, since a failure keeps what it failed with
             slowest = max(slowest, time.monotonic() - begun) if len(self.found) != 1 else slowest
             slowest = slowest or 0.6 * (time.monotonic() - begun)
             self.save()
+
+    def free(self):
+        import torch
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
 
     # -- what is told --
 
@@ -315,14 +338,15 @@ class Bench:
         print(f"\n===== variants, {kind}, {self.facts.get('device')}, torch {self.facts.get('torch')} =====")
         keys = [f"{self.small} n=1", f"{self.small} n=4", f"{self.large} n=1"]
         document = self.document()["variants"]
-        print(f"{'':10}" + "".join(f"| {key + ': img/s, ms a step, W, MHz':42}" for key in keys) + "| ready s | MiB, peak")
+        print(f"{'':10}" + "".join(f"| {key + ': img/s (cool), ms a step, W, MHz':44}" for key in keys) +
+              "| ready s | MiB, peak")
         for name, found in document.items():
             cells = ""
             for key in keys:
                 row = found.get(key)
-                text = "-" if row is None else (f"{row['img_s']:7.3f} {row['step_ms']:8.2f} {row.get('watts', 0):6.0f} "
-                                                f"{row.get('mhz', 0):6.0f}")
-                cells += f"| {text:42}"
+                text = "-" if row is None else (f"{row['img_s']:7.3f} ({row['cool_img_s']:6.3f}) {row['step_ms']:8.2f} "
+                                                f"{row.get('watts', 0):6.0f} {row.get('mhz', 0):6.0f}")
+                cells += f"| {text:44}"
             print(f"{name:10}{cells}| {found.get('ready_s', 0):7.0f} | {found.get('memory_mib', 0)}, "
                   f"{found.get('peak_mib', 0)}")
         print(f"\nfrom the float32 picture at {self.small}: relative error of the first step's output, of the last latents; "
@@ -345,7 +369,7 @@ class Bench:
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--budget", type=float, default=500, help="seconds for everything (%(default)s)")
-    p.add_argument("--seconds", type=float, default=6, help="of one throughput (%(default)s)")
+    p.add_argument("--seconds", type=float, default=5, help="of one throughput (%(default)s)")
     p.add_argument("--device", default="cuda")
     p.add_argument("--tiny", action="store_true", help="toy size")
     p.add_argument("--only", default="", help="of " + ",".join(VARIANTS))

@@ -111,7 +111,8 @@ def joined_products_draw_the_same_picture_with_the_same_memory():
     plain, joined = artist("--rope", "real"), artist("--fuse")
     check_equal((plain.facts["fused"], joined.facts["fused"]), (False, True), "what the health check says")
     check_equal(joined.facts["weights_bytes"], plain.facts["weights_bytes"], "memory of the weights")
-    for changes in ({}, {"width": 256, "height": 256}, {"n": 3, "prompt": "x" * 300}):
+    for changes in ({}, {"width": 256, "height": 256}, {"n": 3, "prompt": "x" * 300},
+                    {"guidance": 2.0, "negative_prompt": "a long list of what is not wanted " * 3}): # the model's own forward
         for mine, theirs in zip(draw(joined, **changes), draw(plain, **changes)):
             worst = abs(mine.astype(int) - theirs.astype(int)).max()
             check(worst <= 1, f"{list(changes)}: differs by {worst} of 255")

@@ -80,13 +80,14 @@ def parse(arguments):
                    help="drawn before it is ready, and compiled for (1024x1024,512x512; on a cpu 64x64)")
     p.add_argument("--warm-steps", type=within(1, 50), default=2, help=argparse.SUPPRESS)
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: on a GPU")
-    p.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default")
+    p.add_argument("--compile-mode", choices=("default", "max-autotune-no-cudagraphs"), default="default",
+                   help="of the transformer's blocks; autotuned, the start takes minutes (%(default)s)")
     p.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="CUDA graphs; default: on a GPU")
     p.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="in the VAE; default: on a GPU")
     p.add_argument("--rope", choices=("real", "complex"), help="real: rotations that can be compiled, steps that can be "
                    "graphs; complex: the model's own forward (real if compiled or with graphs)")
     p.add_argument("--fuse", action=argparse.BooleanOptionalAction, help="products of the same input as one (q, k, v; the "
-                   "two halves of the gated layer); needs --rope real; default: with --fp8")
+                   "two halves of the gated layer); needs --rope real; default: on a GPU")
     p.add_argument("--fp8", action="store_true", help="the transformer's products in 8 bits: faster, its weights take half "
                    "the memory, and pictures change slightly; needs a GPU of compute capability 8.9 or more (Ada, Hopper)")
     p.add_argument("--attention", default="auto",
@@ -100,7 +101,7 @@ def parse(arguments):
     o.rope = o.rope or ("real" if o.compile or o.graphs or o.fuse else "complex")
     if o.fuse and o.rope == "complex":
         p.error("--fuse: the model's own attention, which --rope complex takes, has three products; leave one of them out")
-    o.fuse = o.fp8 and o.rope == "real" if o.fuse is None else o.fuse
+    o.fuse = gpu and o.rope == "real" if o.fuse is None else o.fuse
     o.dtype = o.dtype or ("bfloat16" if gpu else "float32")
     o.warm_sizes = o.warm_sizes or ([(1024, 1024), (512, 512)] if gpu else [(64, 64)])
     if not 1 <= len(o.model_name) <= 64:

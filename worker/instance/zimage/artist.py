@@ -118,8 +118,10 @@ class NormAndActivation(torch.nn.Module):
         return self.activation(self.norm(x))
 
 
-def weights_bytes(module):
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+def weights_bytes(*modules):
+    """Memory of their weights; those that share it are counted once."""
+    tensors = (t for module in modules for t in [*module.parameters(), *module.buffers()])
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 class Artist:
@@ -164,12 +166,12 @@ class Artist:
             pipe.transformer.forward = denoiser.forward
             self.facts["fused"] = o.fuse
             if o.fuse:
-                products.join(self._blocks(pipe.transformer))
+                denoiser.modulation = products.join(self._blocks(pipe.transformer))
         if o.fp8:
             products.to_eight_bits([*pipe.transformer.noise_refiner, *pipe.transformer.layers])
         if self.cuda and (o.fuse or o.fp8):
             torch.cuda.empty_cache() # the old weights' place
-        self.facts["weights_bytes"] = sum(map(weights_bytes, (pipe.transformer, pipe.vae, pipe.text_encoder)))
+        self.facts["weights_bytes"] = weights_bytes(pipe.transformer, pipe.vae, pipe.text_encoder)
         self.facts["attention"] = model.choose_attention(pipe.transformer, o.attention)
         if o.channels_last:
             pipe.vae.to(memory_format=torch.channels_last)
@@ -178,18 +180,19 @@ class Artist:
             for block in self._blocks(pipe.transformer):
                 block.forward = dynamic_length(block.forward, o.compile_mode)
             for layer in self.text_model.layers:
-                layer.forward = dynamic_length(layer.forward, o.compile_mode)
+                layer.forward = dynamic_length(layer.forward)
             for block in self._vae_blocks(pipe.vae):
-                block.forward = static_shape(block.forward, o.compile_mode)
+                block.forward = static_shape(block.forward)
             # Alone, the last norm and its activation are a fifth of the decoder's time.
             decoder = pipe.vae.decoder
             decoder.conv_norm_out = NormAndActivation(decoder.conv_norm_out, decoder.conv_act)
             decoder.conv_act = torch.nn.Identity()
-            decoder.conv_norm_out.forward = static_shape(decoder.conv_norm_out.forward, o.compile_mode)
+            decoder.conv_norm_out.forward = static_shape(decoder.conv_norm_out.forward)
         self.pipe = pipe
 
     @staticmethod
     def _blocks(transformer):
+        """In the order of their use, but that the text's own are among them."""
         return [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]
 
     @staticmethod

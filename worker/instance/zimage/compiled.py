@@ -114,5 +114,5 @@ def dynamic_length(forward, mode=None):
     return call
 
 
-def static_shape(forward, mode=None):
-    return torch.compile(forward, dynamic=False, mode=mode)
+def static_shape(forward):
+    return torch.compile(forward, dynamic=False)

@@ -64,6 +64,7 @@ class Denoiser:
         """is_settled(rows): what is compiled stays as it is, so that a graph may be made of it."""
         self.model, self.graphs, self.is_settled = transformer, graphs, is_settled
         self.plain = transformer.forward
+        self.modulation = None      # of all blocks at once: products.JoinedModulation
         self.tables = OrderedDict() # of shapes
         self.text = ([], None)      # of the job at work: its embeddings, and what became of them
 
@@ -140,11 +141,13 @@ class Denoiser:
         if padded(count) > count:
             filling = model.x_pad_token.to(states.dtype).expand(rows, padded(count) - count, -1)
             states = torch.cat([states, filling], dim=1)
-        for layer in model.noise_refiner:
-            states = layer(states, None, image_table, modulation)
+        first = len(model.noise_refiner)
+        each = self.modulation(modulation) if self.modulation else [modulation] * (first + len(model.layers))
+        for layer, mine in zip(model.noise_refiner, each[:first]):
+            states = layer(states, None, image_table, mine)
         states = torch.cat([states, text], dim=1)
-        for layer in model.layers:
-            states = layer(states, None, whole_table, modulation)
+        for layer, mine in zip(model.layers, each[first:]):
+            states = layer(states, None, whole_table, mine)
         states = model.all_final_layer[f"{PATCH}-1"](states[:, :count], c=modulation)
         image = states.reshape(rows, height // PATCH, width // PATCH, PATCH, PATCH, channels)
         return image.permute(0, 5, 1, 3, 2, 4).reshape(rows, channels, height, width)

@@ -1,8 +1,8 @@
 """products — the matrix products of the transformer's blocks: joined, and in 8 bits if asked for.
 
 - join(): products of the same input are one product of all their rows (q, k and v; the two halves of the
-  gated layer). Fewer and larger ones fill the GPU better; the sums are the same ones. No memory is added:
-  the old weights go.
+  gated layer; the modulations of all blocks). Fewer and larger ones fill the GPU better; the sums are the
+  same ones. No memory is added: the old weights go, or are parts of the new ones.
 - to_eight_bits(): weights in float8_e4m3fn with a scale for each output, the input rounded to the same with
   a scale for each token, as it comes. Half the memory and about half the time of a product, and another
   picture: an 8-bit number has 3 bits behind its first one.
@@ -46,6 +46,34 @@ class JoinedFeedForward(torch.nn.Module):
         return self.w2(torch.nn.functional.silu(gate) * value)
 
 
+class JoinedModulation:
+    """The modulations of blocks, which all follow from the time alone, as one product. Called with the time it
+    gives one for each block; a block takes it in the place of the time. A block that is given the time still
+    makes its own."""
+
+    def __init__(self, blocks):
+        layers = [block.adaLN_modulation[0] for block in blocks]
+        self.joined = Joined(layers)
+        whole, widths = self.joined.whole, self.joined.widths
+        for block, layer, weight, bias in zip(blocks, layers, whole.weight.split(widths), whole.bias.split(widths)):
+            layer.weight, layer.bias = _frozen(weight), _frozen(bias)
+            block.adaLN_modulation = Modulation(layer)
+
+    def __call__(self, time):
+        return self.joined(time)
+
+
+class Modulation(torch.nn.Module):
+    """Of one block: made here, or already made, which its width tells."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return x if x.shape[-1] == self.layer.out_features else self.layer(x)
+
+
 class EightBits(torch.nn.Module):
     """A Linear layer without bias, its weights and its input rounded to 8 bits."""
 
@@ -75,12 +103,14 @@ def _rounded(rows):
 
 @torch.no_grad()
 def join(blocks):
-    """Joins what can be joined in these ZImageTransformerBlocks; artist.RealRope takes q, k and v from to_qkv."""
+    """Joins what can be joined in these ZImageTransformerBlocks; artist.RealRope takes q, k and v from to_qkv.
+    Returns the JoinedModulation of those that are modulated."""
     for block in blocks:
         attention = block.attention
         attention.to_qkv = Joined((attention.to_q, attention.to_k, attention.to_v))
         del attention.to_q, attention.to_k, attention.to_v
         block.feed_forward = JoinedFeedForward(block.feed_forward)
+    return JoinedModulation([block for block in blocks if block.modulation])
 
 
 @torch.no_grad()
