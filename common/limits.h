@@ -213,6 +213,9 @@ enum {
     LIMIT_INSTANCE_POLLS = 256,   /* long polls held at once; more are answered at once (choice) */
     LIMIT_CRASHES = 5, /* in LIMIT_CRASH_WINDOW_MS: crash loop, the instance stays down */
     LIMIT_CRASH_WINDOW_MS = 60000,
+    LIMIT_BROKEN_MS = 600000, /* then it is started once more: a disk with room again, a model that
+                                 is there now heal without anybody, and one start in ten minutes
+                                 takes nothing from the other instances of the host (choice) */
 
     /* -- agent -- */
     LIMIT_LEADER_POLL_MS = 100, /* reads of the leader key while there is no session: a fail-over is

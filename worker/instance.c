@@ -2,8 +2,10 @@
 #include "common/log.h"
 #include "common/scope.h"
 #include "worker/instance_private.h"
+#include "worker/message.h"
 #include <assert.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,20 +34,42 @@ drawing_clear(struct drawing *self)
     *self = (struct drawing){ 0 };
 }
 
+void
+instance_set_reason(struct instance *self, const char *text)
+{
+    message_text(self->reason, sizeof self->reason, text);
+}
+
+void
+instance_explain(struct instance *self, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    instance_set_reason(self, text);
+}
+
 /* The last thing a caller does with the instance: the agent may give it the next job in on_state.
  */
 void
 instance_set_state(struct instance *self, enum instance_state state)
 {
     const struct instance_events *events = &self->owner->events;
+    if (state == INSTANCE_READY) {
+        instance_set_reason(self, "");
+    }
     if (self->state == state) {
         return;
     }
     /* A job more or less is no news. */
     bool routine = (self->state == INSTANCE_BUSY && state == INSTANCE_READY);
-    log_write(routine ? LOG_DEBUG : LOG_INFO, "instance-state instance=%s from=%s to=%s",
-              self->name, instance_state_name(self->state), instance_state_name(state));
+    log_write(routine ? LOG_DEBUG : LOG_INFO,
+              "instance-state instance=%s from=%s to=%s reason=\"%s\"", self->name,
+              instance_state_name(self->state), instance_state_name(state), self->reason);
     self->state = state;
+    self->state_since_ms = clock_mono_ms();
     events->on_state(events->context, self->index, state);
 }
 
@@ -114,24 +138,37 @@ instance_take_out(struct instance *self)
     instance_set_state(self, INSTANCE_DOWN);
 }
 
+/* `said` by its server, or of the connection to it. */
+static void
+give_up_waiting(struct instance *self, const char *said)
+{
+    char why[256];
+    snprintf(why, sizeof why, "not ready within %lld ms: %s", (long long)self->owner->startup_ms,
+             said);
+    life_restart(self, why);
+}
+
 static void
 on_unhealthy(struct instance *self, const struct health *health)
 {
+    char why[256];
     bool ours = self->life != LIFE_NONE;
     self->probes_failed++;
     if (ours && !self->was_ready) {
         if (clock_mono_ms() > self->ready_by_ms) {
-            life_restart(self, "not ready in time");
+            give_up_waiting(self, health->message);
         }
         return; /* nobody listens yet: it is starting */
     }
     if (self->probes_failed < LIMIT_PROBES_FAILED) {
         return;
     }
+    snprintf(why, sizeof why, "health checks fail: %s", health->message);
     if (ours) {
-        life_restart(self, "health checks fail");
+        life_restart(self, why);
         return;
     }
+    instance_set_reason(self, why);
     if (self->probes_failed == LIMIT_PROBES_FAILED) {
         log_warn("instance-unreachable instance=%s url=%s error=\"%s\"", self->name, self->url,
                  health->message);
@@ -155,13 +192,17 @@ on_healthy(struct instance *self, const struct health *health)
     }
     if (!health->ready) {
         if (self->life == LIFE_RUNNING && clock_mono_ms() > self->ready_by_ms) {
-            life_restart(self, "not ready in time");
+            give_up_waiting(self, "its server answers that it is not");
             return;
+        }
+        if (self->reason[0] == '\0') { /* else that tells why it starts anew */
+            instance_set_reason(self, "its server answers that it is not ready");
         }
         instance_set_state(self, INSTANCE_STARTING);
         return;
     }
     self->was_ready = true;
+    self->on_trial = false;
     self->ready_by_ms = clock_mono_ms() + self->owner->startup_ms; /* should it be un-ready again */
     if (instance_is_bad(self)) {
         instance_take_out(self);

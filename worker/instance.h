@@ -7,7 +7,8 @@
  *        ^  | exit, probe fails                             | process gone, stuck, error streak
  *        |  v                                               v
  *       DOWN (back-off) <-----------------------------------'
- *        `-> BROKEN after LIMIT_CRASHES exits in LIMIT_CRASH_WINDOW_MS: stays down until restarted
+ *        `-> BROKEN after LIMIT_CRASHES exits in LIMIT_CRASH_WINDOW_MS: one more start after each
+ *            LIMIT_BROKEN_MS, until one becomes ready
  *
  * An instance draws one job at a time. One whose server queues takes up to LIMIT_PLACE_JOBS: while
  * the pictures of one are encoded and fetched the next is drawn, and one more waits for its turn.
@@ -22,7 +23,7 @@ enum instance_state {
     INSTANCE_READY,
     INSTANCE_BUSY,
     INSTANCE_DOWN,   /* gone; tried again after a back-off */
-    INSTANCE_BROKEN, /* crash loop: stopped trying */
+    INSTANCE_BROKEN, /* crash loop: tried again only after a long pause */
     INSTANCE_STATE_COUNT,
 };
 const char *instance_state_name(enum instance_state state); /* "starting" ... */
@@ -92,6 +93,7 @@ struct supervisor_config {
     const char *state_dir; /* where pids of children are recorded and logs are written */
     int64_t stuck_ms;      /* LIMIT_STUCK_MS */
     int64_t startup_ms;    /* grace until ready; 0: 600 s */
+    int64_t broken_ms;     /* 0: LIMIT_BROKEN_MS */
 };
 
 /* Kills what an earlier agent left behind in state_dir, checks the configuration, starts. 0, or
@@ -112,8 +114,9 @@ const char *instance_model(const struct supervisor *self, uint32_t index);
 /* Largest picture in pixels; 0 until known. */
 uint32_t instance_max_pixels(const struct supervisor *self, uint32_t index);
 /* Appends this instance as one JSON object {"name","driver","url","state","model","pid","restarts",
- * "last_step_ms","simulated",...} for the heartbeat's facts. Returns bytes written, 0: does not
- * fit. */
+ * "last_step_ms","simulated","state_ms","reason","last_exit",...} for the heartbeat's facts: how
+ * long it is in its state, why, and how its process ended last; the last two only if there is
+ * something to tell. Returns bytes written, 0: does not fit. */
 size_t instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size);
 
 /* Its server takes a job while it draws another. */

@@ -432,6 +432,7 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
     if (lane == silent_one(self)) {
         watch_for_silence(self);
     }
+    self->state_since_ms = self->state == INSTANCE_BUSY ? self->state_since_ms : clock_mono_ms();
     self->state = INSTANCE_BUSY; /* the caller knows: no on_state from inside */
     return 0;
 }

@@ -29,7 +29,7 @@ struct supervisor {
     char *state_dir;
     int lock_fd; /* of state_dir; -1: none */
     bool any_port;
-    int64_t stuck_ms, startup_ms;
+    int64_t stuck_ms, startup_ms, broken_ms;
     bool stopping;   /* asked to */
     bool stop_begun; /* and the instances were told */
     reactor_fn stop_done;
@@ -60,6 +60,10 @@ struct instance {
     struct supervisor *owner;
     uint32_t index;
     enum instance_state state;
+    int64_t state_since_ms;
+    char reason[160];       /* of the state, for people; "": none */
+    char last_exit[96];     /* how its process ended last; "": it did not */
+    char last_failure[128]; /* of the last failed job or bad picture */
     char name[LIMIT_WORKER_NAME + 1];
     char url[LIMIT_URL];
     char model[LIMIT_MODEL_NAME + 1];
@@ -101,6 +105,7 @@ struct instance {
     int64_t exits_ms[LIMIT_CRASHES]; /* ring of the last ends */
     uint32_t n_exits;
     uint32_t restarts;
+    bool on_trial; /* started once more after a crash loop, and not ready yet */
     struct timer *life_timer;
 };
 
@@ -108,6 +113,12 @@ struct instance {
 int instance_open(struct instance *self); /* timers and driver; 0 or -errno */
 void instance_close(struct instance *self);
 void instance_set_state(struct instance *self, enum instance_state state);
+/* Why it is in its state, in words for people, a server's too: cut and cleaned. "" clears; READY
+ * clears as well. Told by its facts, so before the state is set. */
+void instance_set_reason(struct instance *self, const char *text);
+/* The same from a format. */
+void instance_explain(struct instance *self, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Begins to look after it: probes, and for a started one nothing before instance_came_up. */
 void instance_begin(struct instance *self);
 /* The process runs: probe it until it is ready. */
@@ -141,7 +152,7 @@ bool lanes_busy(const struct instance *self);
 /* -- instance_life.c -- */
 /* Starts the process after delay_ms. */
 void life_begin(struct instance *self, int64_t delay_ms);
-/* Ends the process and starts it anew after the back-off; `why` is logged. */
+/* Ends the process and starts it anew after the back-off; `why` is logged and shown. */
 void life_restart(struct instance *self, const char *why);
 /* Ends the process for good: SIGTERM, LIMIT_STOP_MS, SIGKILL. */
 void life_stop(struct instance *self);

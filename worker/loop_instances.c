@@ -1,5 +1,6 @@
 #include "common/log.h"
 #include "worker/loop_inside.h"
+#include "worker/message.h"
 #include <assert.h>
 #include <string.h>
 
@@ -79,26 +80,6 @@ on_drawn(void *context, uint32_t index, uint32_t serial, struct drawing *drawing
     loop_give_state(self, index);
 }
 
-/* What an instance says, as a frame takes it: cut, and ASCII only if it is not UTF-8. */
-static uint32_t
-clean(char out[LIMIT_REASON_BYTES], const char *message)
-{
-    size_t length = strnlen(message, LIMIT_REASON_BYTES);
-    bool cut = length == LIMIT_REASON_BYTES;
-    while (cut && length > 0 && ((unsigned char)message[length] & 0xc0U) == 0x80U) {
-        length--; /* not inside a character */
-    }
-    memcpy(out, message, length);
-    bool valid = utf8_valid(out, length, NULL);
-    for (size_t i = 0; i < length; i++) {
-        bool control = (unsigned char)out[i] < ' ';
-        if (control || (!valid && (unsigned char)out[i] >= 0x7f)) {
-            out[i] = '?';
-        }
-    }
-    return (uint32_t)length;
-}
-
 static void
 on_failed(void *context, uint32_t index, uint32_t serial, const struct failure *failure)
 {
@@ -111,7 +92,9 @@ on_failed(void *context, uint32_t index, uint32_t serial, const struct failure *
     event.failed.code = failure->code;
     event.failed.taken = failure->taken;
     event.failed.final_ = failure->final;
-    event.failed.message = (struct slice){ .bytes = text, .length = clean(text, failure->message) };
+    event.failed.message =
+        (struct slice){ .bytes = text,
+                        .length = message_clean(text, sizeof text, failure->message) };
     loop_give(self, &event);
     loop_give_state(self, index);
 }
