@@ -66,23 +66,64 @@ lanes_busy(const struct instance *self)
 /* -- silence -- */
 
 static int64_t
-stuck_limit_ms(const struct instance *self)
+limit_of(const struct lane *lane)
 {
+    const struct instance *self = lane->instance;
     const struct supervisor *owner = self->owner;
-    int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms = instance_has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : LIMIT_OPAQUE_MS;
-    limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
-    if (!self->warm && limit_ms < owner->startup_ms) {
-        limit_ms = owner->startup_ms; /* the first job loads and compiles */
+    bool tells = instance_has_feature(self, DRIVER_STEPS);
+    struct silence silence = { .pixels = lane->pixels,
+                               .steps = tells ? 1 : lane->steps,
+                               .least_ms = tells ? owner->stuck_ms : LIMIT_OPAQUE_MS,
+                               /* the first job loads and compiles */
+                               .warm_ms = self->warm ? 0 : owner->startup_ms };
+    return usual_limit_ms(&self->usual, &silence);
+}
+
+/* The timer runs for one lane, each has its own limit. */
+static void
+arm(struct instance *self)
+{
+    const struct lane *lane = silent_one(self);
+    if (lane == NULL) {
+        timer_stop(self->stuck_timer);
+        return;
     }
-    return limit_ms;
+    timer_in_ms(self->stuck_timer, lane->due_ms - clock_mono_ms());
 }
 
 static void
-watch_for_silence(struct instance *self)
+bear(struct lane *lane, int64_t limit_ms)
 {
-    self->step_at_ms = clock_mono_ms();
-    timer_in_ms(self->stuck_timer, stuck_limit_ms(self));
+    lane->due_ms = clock_mono_ms() + limit_ms;
+    arm(lane->instance);
+}
+
+/* It told something: its silence begins now. */
+static void
+watch(struct lane *lane)
+{
+    lane->news_ms = clock_mono_ms();
+    bear(lane, limit_of(lane));
+}
+
+/* Another has left, or the instance is warm now: no more than from now on is borne. */
+static void
+watch_next(struct instance *self)
+{
+    struct lane *lane = silent_one(self);
+    int64_t due_ms = clock_mono_ms() + limit_of(lane);
+    lane->due_ms = lane->due_ms < due_ms ? lane->due_ms : due_ms;
+    arm(self);
+}
+
+/* What a step costs. The first one of an instance that was just started has its warm-up in it. */
+static void
+learn(struct lane *lane, uint32_t n_steps, int64_t since_ms)
+{
+    struct instance *self = lane->instance;
+    int64_t took_ms = clock_mono_ms() - since_ms;
+    self->last_step_ms = took_ms / n_steps;
+    usual_learn(&self->usual, lane->pixels, n_steps, took_ms, !self->warm && lane->step == 0);
 }
 
 /* -- what is told -- */
@@ -111,7 +152,8 @@ begin(struct lane *lane)
     struct instance *self = lane->instance;
     const struct instance_events *events = &self->owner->events;
     lane->begun = true;
-    watch_for_silence(self);
+    lane->drawing_ms = clock_mono_ms();
+    watch(lane);
     if (lane->reporting) {
         events->on_taken(events->context, self->index, lane->serial);
     }
@@ -162,11 +204,9 @@ on_step(void *context, uint32_t step, uint32_t steps)
     if (!lane->begun) {
         begin(lane);
     }
-    int64_t each_ms = (clock_mono_ms() - self->step_at_ms) / (step - lane->step);
-    self->usual_step_ms =
-        self->usual_step_ms == 0 ? each_ms : (7 * self->usual_step_ms + each_ms) / 8;
+    learn(lane, step - lane->step, lane->news_ms);
     lane->step = step;
-    watch_for_silence(self);
+    watch(lane);
     events->on_step(events->context, self->index, lane->serial, (uint8_t)step, (uint8_t)steps);
     if (step == steps) {
         make(lane);
@@ -178,7 +218,7 @@ on_picture(void *context, uint32_t i, const struct drawn_picture *picture)
 {
     struct lane *lane = context;
     assert(i == lane->result.n && i < LIMIT_IMAGES);
-    watch_for_silence(lane->instance);
+    watch(lane);
     lane->result.pictures[lane->result.n++] = *picture;
 }
 
@@ -191,6 +231,9 @@ on_drawn(void *context, uint32_t gpu_ms)
     struct drawing result = lane->result;
     result.gpu_ms = gpu_ms;
     lane->result = (struct drawing){ 0 };
+    if (!instance_has_feature(self, DRIVER_STEPS) && lane->begun) {
+        learn(lane, lane->steps, lane->drawing_ms);
+    }
     self->warm = true;
     self->error_streak = 0;
     self->pause_ms = LIMIT_RESTART_MIN_MS;
@@ -218,7 +261,10 @@ lose_others(struct lane *lane)
 {
     for (uint32_t i = 0; i < lane->instance->n_lanes; i++) {
         struct lane *other = &lane->instance->lanes[i];
-        other->lost = other->lost || (other != lane && !other->begun);
+        if (other != lane && other->drawing && !other->begun) {
+            other->lost = true;
+            watch(other);
+        }
     }
 }
 
@@ -244,7 +290,7 @@ on_failed(void *context, const struct failure *failure)
     } else if (sick) {
         self->error_streak++;
     }
-    timer_in_ms(self->stuck_timer, LIMIT_STOP_MS); /* should the GPU not become free */
+    bear(lane, LIMIT_STOP_MS); /* should the GPU not become free */
     report_failure(lane, failure);
 }
 
@@ -257,8 +303,8 @@ on_free(void *context)
     drawing_clear(&lane->result);
     lane->drawing = lane->reporting = false;
     if (lanes_busy(self)) {
-        watch_for_silence(self);
         begin_front(self);
+        watch_next(self);
         return;
     }
     timer_stop(self->stuck_timer);
@@ -284,10 +330,7 @@ interrupt(struct lane *lane)
         return;
     }
     lane->reporting = false;
-    if (lane == silent_one(self)) {
-        timer_in_ms(self->stuck_timer,
-                    instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
-    }
+    bear(lane, instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
     self->driver->interrupt(lane->drive);
 }
 
@@ -300,7 +343,7 @@ on_stuck(void *context)
     char message[96];
     bool was_reporting = lane != NULL && lane->reporting;
     snprintf(message, sizeof message, "no step for %lld ms",
-             (long long)(clock_mono_ms() - self->step_at_ms));
+             (long long)(lane == NULL ? 0 : clock_mono_ms() - lane->news_ms));
     if (self->life != LIFE_NONE) {
         instance_went_down(self, FAIL_INSTANCE_STUCK, message);
         life_restart(self, was_reporting ? "stuck" : "does not stop drawing");
@@ -429,9 +472,10 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
     lane->drawing = lane->reporting = true;
     lane->order = ++self->n_draws;
     lane->serial = request->serial;
-    if (lane == silent_one(self)) {
-        watch_for_silence(self);
-    }
+    lane->pixels =
+        (uint32_t)request->envelope->width * request->envelope->height * request->envelope->n;
+    lane->steps = request->envelope->steps;
+    watch(lane);
     self->state_since_ms = self->state == INSTANCE_BUSY ? self->state_since_ms : clock_mono_ms();
     self->state = INSTANCE_BUSY; /* the caller knows: no on_state from inside */
     return 0;

@@ -10,6 +10,7 @@
 #include "worker/child.h"
 #include "worker/drivers/driver.h"
 #include "worker/instance.h"
+#include "worker/usual.h"
 
 /* The process of a started instance. */
 enum life {
@@ -53,6 +54,11 @@ struct lane {
     uint32_t order; /* of its draw; never 0 */
     uint32_t serial;
     uint32_t step;
+    uint32_t pixels;    /* of all its pictures */
+    uint32_t steps;     /* asked for */
+    int64_t drawing_ms; /* begun then */
+    int64_t news_ms;    /* its last step or picture */
+    int64_t due_ms;     /* silence until then is borne */
     struct drawing result;
 };
 
@@ -85,8 +91,8 @@ struct instance {
     uint32_t n_lanes;
     uint32_t n_draws;
     bool warm; /* it has finished a job: silence is no longer warm-up */
-    int64_t step_at_ms;
-    int64_t usual_step_ms; /* moving average; 0: none yet */
+    struct usual usual;
+    int64_t last_step_ms; /* 0: none yet */
     struct timer *stuck_timer;
     uint32_t error_streak;  /* jobs failed in a row */
     uint32_t bad_pictures;  /* jobs in a row whose pictures were no good, by the agent's word */

@@ -392,8 +392,8 @@ size_t
 instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size)
 {
     const struct instance *instance = at(self, index);
-    json_int_t step_ms = instance->usual_step_ms > 0 ? (json_int_t)instance->usual_step_ms
-                                                     : (json_int_t)instance->health.last_step_ms;
+    json_int_t step_ms = instance->last_step_ms > 0 ? (json_int_t)instance->last_step_ms
+                                                    : (json_int_t)instance->health.last_step_ms;
     json_t *facts =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:I, s:I, s:b}", "name",
                   instance->name, "driver", instance->driver->name, "url", instance->url, "state",
