@@ -14,6 +14,9 @@
  */
 enum { PROBE_FIRST_MS = 50 };
 
+#define IN_A_ROW "3 failures in a row"
+_Static_assert(LIMIT_ERROR_STREAK == 3, "IN_A_ROW says so");
+
 const char *
 instance_state_name(enum instance_state state)
 {
@@ -128,11 +131,15 @@ instance_take_out(struct instance *self)
 {
     log_warn("instance-taken-out instance=%s failures=%u bad_pictures=%u", self->name,
              self->error_streak, self->bad_pictures);
+    instance_explain(self, "taken out: %s, last: %s",
+                     self->on_probation ? "failed again" : IN_A_ROW, self->last_failure);
     instance_leave_alone(self);
-    /* On probation: one more and it is out again. */
+    self->on_probation = true; /* also the next process, until it has drawn a good picture */
     self->error_streak = self->bad_pictures = LIMIT_ERROR_STREAK - 1;
     if (self->life == LIFE_RUNNING) {
-        life_restart(self, "too many failures");
+        char why[sizeof self->reason];
+        memcpy(why, self->reason, sizeof why);
+        life_restart(self, why);
         return;
     }
     instance_set_state(self, INSTANCE_DOWN);
@@ -246,7 +253,10 @@ instance_came_up(struct instance *self)
 {
     self->was_ready = self->warm = false;
     self->probes_failed = 0;
-    self->error_streak = self->bad_pictures = 0;
+    self->lost_device = false;
+    if (!self->on_probation) {
+        self->error_streak = self->bad_pictures = 0;
+    }
     self->health = (struct health){ 0 };
     self->leave_alone_ms = 0;
     self->ready_by_ms = clock_mono_ms() + self->owner->startup_ms;
@@ -294,11 +304,23 @@ instance_close(struct instance *self)
 }
 
 void
-instance_judge(struct supervisor *owner, uint32_t index, bool good)
+instance_judge(struct supervisor *owner, uint32_t index, const struct judgement *judgement)
 {
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
-    self->bad_pictures = good ? 0 : self->bad_pictures + 1;
+    switch (judgement->kind) {
+    case JUDGED_GOOD:
+        self->bad_pictures = 0;
+        self->on_probation = false;
+        self->pause_ms = LIMIT_RESTART_MIN_MS;
+        break;
+    case JUDGED_BAD:
+        self->bad_pictures++;
+        message_text(self->last_failure, sizeof self->last_failure, judgement->message);
+        break;
+    case JUDGED_KIND_COUNT:
+        assert(false);
+    }
     if (instance_is_bad(self) && self->state == INSTANCE_READY && !owner->stopping) {
         timer_in_ms(self->probe_timer, 0); /* what follows is done from the loop */
     }

@@ -129,6 +129,15 @@ int instance_draw(struct supervisor *owner, uint32_t index, const struct draw_re
 /* Interrupts the job, drawn or queued, and forgets it: no event of it follows. The instance is BUSY
  * until it really is free. */
 void instance_interrupt(struct supervisor *owner, uint32_t index, uint32_t serial);
-/* What the agent found out about the pictures of the last drawing. LIMIT_ERROR_STREAK bad ones
- * (undecodable, wrong size) in a row take the instance out like failed jobs do. */
-void instance_judge(struct supervisor *owner, uint32_t index, bool good);
+/* What the agent found out about the pictures of a drawing. */
+enum judgement_kind {
+    JUDGED_GOOD,
+    JUDGED_BAD, /* undecodable, wrong size: LIMIT_ERROR_STREAK in a row take the instance out, like
+                   failed jobs do */
+    JUDGED_KIND_COUNT,
+};
+struct judgement {
+    enum judgement_kind kind;
+    const char *message; /* JUDGED_BAD: what is wrong */
+};
+void instance_judge(struct supervisor *owner, uint32_t index, const struct judgement *judgement);

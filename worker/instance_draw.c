@@ -1,6 +1,8 @@
 #include "common/clock.h"
 #include "common/log.h"
+#include "worker/device_error.h"
 #include "worker/instance_private.h"
+#include "worker/message.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -236,7 +238,6 @@ on_drawn(void *context, uint32_t gpu_ms)
     }
     self->warm = true;
     self->error_streak = 0;
-    self->pause_ms = LIMIT_RESTART_MIN_MS;
     assert(lane->reporting);
     lane->reporting = false;
     events->on_drawn(events->context, self->index, lane->serial, &result);
@@ -268,13 +269,41 @@ lose_others(struct lane *lane)
     }
 }
 
+/* What a failed job says of its instance. */
+static void
+blame(struct lane *lane, const struct failure *failure)
+{
+    struct instance *self = lane->instance;
+    bool sick = failure->code == FAIL_INSTANCE_ERROR || failure->code == FAIL_BAD_PICTURE;
+    bool lost = failure->code == FAIL_INSTANCE_ERROR && device_error_is(failure->message);
+    if (failure->code == FAIL_INSTANCE_DIED) {
+        lose_others(lane);
+    }
+    if (failure->busy || failure->code == FAIL_INSTANCE_DIED) {
+        instance_explain(self, "%s: %s", failure->busy ? "takes no job" : "lost in a job",
+                         failure->message);
+        instance_leave_alone(self);
+        return;
+    }
+    if (sick) {
+        self->error_streak++;
+        message_text(self->last_failure, sizeof self->last_failure, failure->message);
+    }
+    if (lost) {
+        instance_explain(self, "lost its device: %s", failure->message);
+        self->lost_device = self->life == LIFE_RUNNING;
+    }
+    if (lost && self->life == LIFE_NONE) {
+        instance_leave_alone(self); /* not ours to start anew: perhaps its owner does */
+    }
+}
+
 static void
 on_failed(void *context, const struct failure *failure)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
     const struct instance_events *events = &self->owner->events;
-    bool sick = failure->code == FAIL_INSTANCE_ERROR || failure->code == FAIL_BAD_PICTURE;
     if (failure->busy && draws_another(lane)) {
         if (lane->reporting) { /* busy with what we gave it: its queue is shorter than thought */
             lane->reporting = false;
@@ -282,16 +311,21 @@ on_failed(void *context, const struct failure *failure)
         }
         return;
     }
-    if (failure->code == FAIL_INSTANCE_DIED) {
-        lose_others(lane);
-    }
-    if (failure->busy || failure->code == FAIL_INSTANCE_DIED) {
-        instance_leave_alone(self);
-    } else if (sick) {
-        self->error_streak++;
-    }
+    blame(lane, failure);
     bear(lane, LIMIT_STOP_MS); /* should the GPU not become free */
     report_failure(lane, failure);
+}
+
+/* Its device is lost. The jobs behind this one would fail as well: that is not their fault. */
+static void
+start_anew(struct lane *lane)
+{
+    struct instance *self = lane->instance;
+    char why[sizeof self->reason];
+    memcpy(why, self->reason, sizeof why);
+    self->lost_device = false;
+    lose_others(lane);
+    life_restart(self, why);
 }
 
 /* The driver is idle again: where the instance goes from here. */
@@ -302,6 +336,10 @@ on_free(void *context)
     struct instance *self = lane->instance;
     drawing_clear(&lane->result);
     lane->drawing = lane->reporting = false;
+    if (self->lost_device && !self->owner->stopping) {
+        start_anew(lane);
+        return;
+    }
     if (lanes_busy(self)) {
         begin_front(self);
         watch_next(self);
@@ -341,16 +379,22 @@ on_stuck(void *context)
     struct instance *self = context;
     struct lane *lane = silent_one(self);
     char message[96];
+    char why[128];
     bool was_reporting = lane != NULL && lane->reporting;
     snprintf(message, sizeof message, "no step for %lld ms",
              (long long)(lane == NULL ? 0 : clock_mono_ms() - lane->news_ms));
     if (self->life != LIFE_NONE) {
+        snprintf(why, sizeof why, "%s: %s", was_reporting ? "stuck" : "does not stop drawing",
+                 message);
+        instance_set_reason(self, why);
         instance_went_down(self, FAIL_INSTANCE_STUCK, message);
-        life_restart(self, was_reporting ? "stuck" : "does not stop drawing");
+        life_restart(self, why);
         return;
     }
     if (was_reporting) {
         self->error_streak++;
+        snprintf(self->last_failure, sizeof self->last_failure, "stuck: %s", message);
+        instance_set_reason(self, self->last_failure);
         interrupt(lane); /* before the report: the agent may ask too */
         lane->reporting = true;
         report_failure(lane, &(struct failure){ .code = FAIL_INSTANCE_STUCK,
@@ -360,6 +404,7 @@ on_stuck(void *context)
     }
     /* It was told to stop long ago. Not ours to kill: forget the job and look again later. */
     log_warn("instance-does-not-stop instance=%s", self->name);
+    instance_explain(self, "does not stop drawing: %s", message);
     instance_went_down(self, FAIL_INSTANCE_STUCK, message);
     instance_leave_alone(self);
     if (self->owner->stopping) {
@@ -453,7 +498,7 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     struct lane *lane = idle_lane(self);
-    bool first = self->state == INSTANCE_READY && !lanes_busy(self);
+    bool first = self->state == INSTANCE_READY && !lanes_busy(self) && !instance_is_bad(self);
     if (owner->stopping || lane == NULL || (!first && !would_queue(self))) {
         return -EBUSY;
     }

@@ -96,8 +96,10 @@ struct instance {
     struct timer *stuck_timer;
     uint32_t error_streak;  /* jobs failed in a row */
     uint32_t bad_pictures;  /* jobs in a row whose pictures were no good, by the agent's word */
+    bool on_probation;      /* it was taken out: one more failure and it is out again */
+    bool lost_device;       /* a started one said so: started anew as soon as the driver lets go */
     int64_t leave_alone_ms; /* busy or failing: not READY before this time */
-    int64_t pause_ms;       /* the next one after that */
+    int64_t pause_ms;       /* the next one after that; back to the least by a good picture */
 
     /* process */
     enum life life;

@@ -22,16 +22,38 @@ perform_beat(struct loop *self)
     heartbeat_beat(self->heartbeat, agent_incarnation(self->agent), facts);
 }
 
+/* The instance hears of its pictures what their check tells of it. */
+static void
+judge(struct loop *self, const struct parcel *parcel, enum check_outcome outcome,
+      struct slice message)
+{
+    const struct agent_held *held = agent_held(self->agent, parcel_slot(parcel));
+    char text[LIMIT_REASON_BYTES];
+    struct judgement judgement = { .message = text };
+    snprintf(text, sizeof text, "%.*s", (int)message.length, (const char *)message.bytes);
+    switch (outcome) {
+    case CHECK_GOOD:
+        judgement.kind = JUDGED_GOOD;
+        break;
+    case CHECK_BAD:
+        judgement.kind = JUDGED_BAD;
+        break;
+    case CHECK_UNIFORM:
+    case CHECK_NOT_DONE:
+        return;
+    case CHECK_OUTCOME_COUNT:
+        assert(false);
+    }
+    instance_judge(self->supervisor, held->instance, &judgement);
+}
+
 static void
 on_checked(void *context, const struct parcel *parcel, enum check_outcome outcome,
            struct slice message, const uint8_t *picture)
 {
     struct loop *self = context;
     struct agent_event event = { .kind = AGENT_ON_CHECKED };
-    if (outcome == CHECK_GOOD || outcome == CHECK_BAD) {
-        uint8_t instance = agent_held(self->agent, parcel_slot(parcel))->instance;
-        instance_judge(self->supervisor, instance, outcome == CHECK_GOOD);
-    }
+    judge(self, parcel, outcome, message);
     event.checked.slot = parcel_slot(parcel);
     event.checked.serial = parcel_serial(parcel);
     event.checked.outcome = outcome;
