@@ -176,6 +176,7 @@ enum {
     LIMIT_PROBE_ANSWER_MS = 3000, /* a health check not answered by then failed (choice) */
     LIMIT_PROBES_FAILED = 3,      /* in a row: the instance is taken to be gone (choice) */
     LIMIT_ERROR_STREAK = 3,       /* jobs failed in a row: the instance is taken out (choice) */
+    LIMIT_UNIFORM_JOBS = 3,       /* jobs in a row with one-coloured pictures: self-test. rules 6 */
     LIMIT_STARTUP_MS = 600000,    /* until ready, and for the first job: compiling takes 110 s */
     LIMIT_PORT_MS = 60000,        /* until the port must be free. rules 9 */
     LIMIT_KILL_MS = 30000,        /* SIGKILLed and still there: said, and given up. rules 9 */

@@ -155,6 +155,29 @@ give_up_waiting(struct instance *self, const char *said)
     life_restart(self, why);
 }
 
+/* Its next job may come, but for a self-test that is owed. */
+static void
+be_ready(struct instance *self)
+{
+    if (selftest_is_due(self)) {
+        selftest_begin(self);
+    } else {
+        instance_set_state(self, INSTANCE_READY);
+    }
+}
+
+void
+instance_go_on(struct instance *self)
+{
+    if (instance_is_bad(self)) {
+        instance_take_out(self);
+    } else if (clock_mono_ms() < self->leave_alone_ms) {
+        instance_set_state(self, INSTANCE_DOWN);
+    } else {
+        be_ready(self);
+    }
+}
+
 static void
 on_unhealthy(struct instance *self, const struct health *health)
 {
@@ -214,7 +237,7 @@ on_healthy(struct instance *self, const struct health *health)
     if (instance_is_bad(self)) {
         instance_take_out(self);
     } else if (clock_mono_ms() >= self->leave_alone_ms) {
-        instance_set_state(self, INSTANCE_READY);
+        be_ready(self);
     }
 }
 
@@ -223,7 +246,7 @@ on_probed(void *context, const struct health *health)
 {
     const struct lane *lane = context;
     struct instance *self = lane->instance;
-    if (lanes_busy(self)) {
+    if (lanes_busy(self) || self->selftest == SELFTEST_CHECKING) {
         return; /* it was given a job meanwhile: that tells more */
     }
     probe_later(self);
@@ -270,6 +293,7 @@ instance_went_down(struct instance *self, enum fail_code code, const char *why)
     timer_stop(self->probe_timer);
     self->was_ready = false;
     lanes_drop(self, code, why);
+    selftest_drop(self);
     instance_set_state(self, INSTANCE_DOWN);
 }
 
@@ -291,6 +315,7 @@ instance_stop(struct instance *self)
 int
 instance_open(struct instance *self)
 {
+    selftest_open(self);
     int rc = timer_new(&self->probe_timer, self->owner->reactor, on_probe_due, self);
     return rc ? rc : lanes_open(self, on_probed);
 }
@@ -299,6 +324,7 @@ void
 instance_close(struct instance *self)
 {
     lanes_close(self);
+    selftest_drop(self);
     timer_destroy(&self->probe_timer);
     timer_destroy(&self->life_timer);
 }
@@ -310,18 +336,24 @@ instance_judge(struct supervisor *owner, uint32_t index, const struct judgement 
     struct instance *self = &owner->instances[index];
     switch (judgement->kind) {
     case JUDGED_GOOD:
+        selftest_row_ends(self);
         self->bad_pictures = 0;
         self->on_probation = false;
         self->pause_ms = LIMIT_RESTART_MIN_MS;
         break;
     case JUDGED_BAD:
+        selftest_row_ends(self);
         self->bad_pictures++;
         message_text(self->last_failure, sizeof self->last_failure, judgement->message);
+        break;
+    case JUDGED_UNIFORM:
+        selftest_uniform(self, &judgement->job);
         break;
     case JUDGED_KIND_COUNT:
         assert(false);
     }
-    if (instance_is_bad(self) && self->state == INSTANCE_READY && !owner->stopping) {
+    bool out = instance_is_bad(self) || selftest_is_due(self);
+    if (out && self->state == INSTANCE_READY && !owner->stopping) {
         timer_in_ms(self->probe_timer, 0); /* what follows is done from the loop */
     }
 }

@@ -12,8 +12,10 @@
  *
  * An instance draws one job at a time. One whose server queues takes up to LIMIT_PLACE_JOBS: while
  * the pictures of one are encoded and fetched the next is drawn, and one more waits for its turn.
- * It is BUSY until none is left. It never outlives its agent (see supervisor.c).
+ * It is BUSY until none is left, and while it draws a picture for ourselves (instance_judge). It
+ * never outlives its agent (see supervisor.c).
  */
+#include "common/helper_thread.h"
 #include "common/http_client.h"
 #include "common/reactor.h"
 #include "proto/job.h"
@@ -89,11 +91,12 @@ struct supervisor_config {
         *start; /* NULL, or a command line with {port} [and {device} {index}], run by sh -c */
     const char *driver; /* of started instances, and its words; default "drawbar" */
     uint32_t n_start;
-    uint16_t base_port;    /* of started instances: base, base+1, ...; 0: any free ones */
-    const char *state_dir; /* where pids of children are recorded and logs are written */
-    int64_t stuck_ms;      /* LIMIT_STUCK_MS */
-    int64_t startup_ms;    /* grace until ready; 0: 600 s */
-    int64_t broken_ms;     /* 0: LIMIT_BROKEN_MS */
+    uint16_t base_port;           /* of started instances: base, base+1, ...; 0: any free ones */
+    const char *state_dir;        /* where pids of children are recorded and logs are written */
+    int64_t stuck_ms;             /* LIMIT_STUCK_MS */
+    int64_t startup_ms;           /* grace until ready; 0: 600 s */
+    int64_t broken_ms;            /* 0: LIMIT_BROKEN_MS */
+    struct helper_thread *helper; /* looks at self-test pictures; outlives the supervisor */
 };
 
 /* Kills what an earlier agent left behind in state_dir, checks the configuration, starts. 0, or
@@ -134,10 +137,14 @@ enum judgement_kind {
     JUDGED_GOOD,
     JUDGED_BAD, /* undecodable, wrong size: LIMIT_ERROR_STREAK in a row take the instance out, like
                    failed jobs do */
+    JUDGED_UNIFORM, /* of LIMIT_UNIFORM_JOBS jobs in a row: the instance takes no job until it has
+                       drawn a test picture. If that is no good it is started anew, or left alone
+                       if it is attached, and tested again before it is used again */
     JUDGED_KIND_COUNT,
 };
 struct judgement {
     enum judgement_kind kind;
     const char *message; /* JUDGED_BAD: what is wrong */
+    struct job_id job;   /* JUDGED_UNIFORM: whose picture it is */
 };
 void instance_judge(struct supervisor *owner, uint32_t index, const struct judgement *judgement);

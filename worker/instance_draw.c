@@ -65,6 +65,12 @@ lanes_busy(const struct instance *self)
     return false;
 }
 
+static bool
+is_test(const struct lane *lane)
+{
+    return lane->events != &lane->instance->owner->events;
+}
+
 /* -- silence -- */
 
 static int64_t
@@ -135,7 +141,7 @@ static void
 report_failure(struct lane *lane, const struct failure *failure)
 {
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     struct failure told = *failure;
     if (!lane->reporting) {
         return;
@@ -152,7 +158,7 @@ static void
 begin(struct lane *lane)
 {
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     lane->begun = true;
     lane->drawing_ms = clock_mono_ms();
     watch(lane);
@@ -195,7 +201,7 @@ on_step(void *context, uint32_t step, uint32_t steps)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     if (!lane->reporting || step <= lane->step || step > steps || steps > UINT8_MAX) {
         return; /* no news, or nonsense: neither moves the deadline */
     }
@@ -229,7 +235,7 @@ on_drawn(void *context, uint32_t gpu_ms)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     struct drawing result = lane->result;
     result.gpu_ms = gpu_ms;
     lane->result = (struct drawing){ 0 };
@@ -237,7 +243,9 @@ on_drawn(void *context, uint32_t gpu_ms)
         learn(lane, lane->steps, lane->drawing_ms);
     }
     self->warm = true;
-    self->error_streak = 0;
+    if (!is_test(lane)) {
+        self->error_streak = 0;
+    }
     assert(lane->reporting);
     lane->reporting = false;
     events->on_drawn(events->context, self->index, lane->serial, &result);
@@ -285,7 +293,7 @@ blame(struct lane *lane, const struct failure *failure)
         instance_leave_alone(self);
         return;
     }
-    if (sick) {
+    if (sick && !is_test(lane)) {
         self->error_streak++;
         message_text(self->last_failure, sizeof self->last_failure, failure->message);
     }
@@ -303,7 +311,7 @@ on_failed(void *context, const struct failure *failure)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     if (failure->busy && draws_another(lane)) {
         if (lane->reporting) { /* busy with what we gave it: its queue is shorter than thought */
             lane->reporting = false;
@@ -351,13 +359,12 @@ on_free(void *context)
         supervisor_check_stopped(self->owner);
         return;
     }
-    instance_probe_soon(self);
-    if (instance_is_bad(self)) {
-        instance_take_out(self);
+    if (is_test(lane)) {
+        selftest_is_free(self);
         return;
     }
-    bool alone = clock_mono_ms() < self->leave_alone_ms;
-    instance_set_state(self, alone ? INSTANCE_DOWN : INSTANCE_READY);
+    instance_probe_soon(self);
+    instance_go_on(self);
 }
 
 static void
@@ -392,9 +399,11 @@ on_stuck(void *context)
         return;
     }
     if (was_reporting) {
-        self->error_streak++;
-        snprintf(self->last_failure, sizeof self->last_failure, "stuck: %s", message);
-        instance_set_reason(self, self->last_failure);
+        if (!is_test(lane)) {
+            self->error_streak++;
+            snprintf(self->last_failure, sizeof self->last_failure, "stuck: %s", message);
+        }
+        instance_explain(self, "stuck: %s", message);
         interrupt(lane); /* before the report: the agent may ask too */
         lane->reporting = true;
         report_failure(lane, &(struct failure){ .code = FAIL_INSTANCE_STUCK,
@@ -425,6 +434,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         struct lane *lane = &self->lanes[i];
         lane->instance = self;
+        lane->events = &self->owner->events;
         lane->host = (struct driver_host){
             .reactor = reactor,
             .http = self->owner->http,
@@ -489,7 +499,38 @@ static bool
 would_queue(const struct instance *self)
 {
     return self->state == INSTANCE_BUSY && instance_has_feature(self, DRIVER_QUEUE) &&
-           !instance_is_bad(self) && clock_mono_ms() >= self->leave_alone_ms;
+           !instance_is_bad(self) && !selftest_is_due(self) &&
+           clock_mono_ms() >= self->leave_alone_ms;
+}
+
+static int
+give(struct lane *lane, const struct draw_request *request, const struct instance_events *events)
+{
+    struct instance *self = lane->instance;
+    lane->step = 0;
+    lane->accepted = lane->begun = lane->lost = lane->made = false;
+    int rc = self->driver->draw(lane->drive, request);
+    if (rc != 0) {
+        return rc;
+    }
+    lane->events = events;
+    lane->drawing = lane->reporting = true;
+    lane->order = ++self->n_draws;
+    lane->serial = request->serial;
+    lane->pixels =
+        (uint32_t)request->envelope->width * request->envelope->height * request->envelope->n;
+    lane->steps = request->envelope->steps;
+    watch(lane);
+    return 0;
+}
+
+bool
+lanes_test(struct instance *self, const struct draw_request *request)
+{
+    assert(!lanes_busy(self));
+    timer_stop(self->probe_timer);
+    self->driver->probe_cancel(self->lanes[0].drive);
+    return give(&self->lanes[0], request, &self->selftest_events) == 0;
 }
 
 int
@@ -498,7 +539,8 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     struct lane *lane = idle_lane(self);
-    bool first = self->state == INSTANCE_READY && !lanes_busy(self) && !instance_is_bad(self);
+    bool first = self->state == INSTANCE_READY && !lanes_busy(self) && !instance_is_bad(self) &&
+                 !selftest_is_due(self);
     if (owner->stopping || lane == NULL || (!first && !would_queue(self))) {
         return -EBUSY;
     }
@@ -506,21 +548,12 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
         timer_stop(self->probe_timer);
         self->driver->probe_cancel(self->lanes[0].drive);
     }
-    lane->step = 0;
-    lane->accepted = lane->begun = lane->lost = lane->made = false;
-    if (self->driver->draw(lane->drive, request) != 0) {
+    if (give(lane, request, &owner->events) != 0) {
         if (first) {
             instance_probe_soon(self);
         }
         return -EBUSY;
     }
-    lane->drawing = lane->reporting = true;
-    lane->order = ++self->n_draws;
-    lane->serial = request->serial;
-    lane->pixels =
-        (uint32_t)request->envelope->width * request->envelope->height * request->envelope->n;
-    lane->steps = request->envelope->steps;
-    watch(lane);
     self->state_since_ms = self->state == INSTANCE_BUSY ? self->state_since_ms : clock_mono_ms();
     self->state = INSTANCE_BUSY; /* the caller knows: no on_state from inside */
     return 0;
@@ -532,7 +565,7 @@ instance_interrupt(struct supervisor *owner, uint32_t index, uint32_t serial)
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     for (uint32_t i = 0; i < self->n_lanes; i++) {
-        if (self->lanes[i].serial == serial) {
+        if (self->lanes[i].serial == serial && !is_test(&self->lanes[i])) {
             interrupt(&self->lanes[i]);
         }
     }

@@ -4,6 +4,7 @@
  *
  * instance.c is one instance: its health, and what is done after failures.
  * instance_draw.c is what it draws: its jobs, their turns, and the watch for silence.
+ * instance_selftest.c is what is made of one-coloured pictures.
  * instance_life.c is the process of a started one: port, start, exit, restart, stop.
  * supervisor.c is the list of them, made from the configuration.
  */
@@ -24,6 +25,7 @@ enum life {
 struct supervisor {
     struct reactor *reactor;
     struct http_client *http;
+    struct helper_thread *helper;
     struct instance_events events;
     struct event *on_sigchld; /* NULL: nothing is started */
     char *start;              /* command line with {words} */
@@ -40,9 +42,18 @@ struct supervisor {
     uint32_t n_instances;
 };
 
+enum selftest {
+    SELFTEST_NONE,
+    SELFTEST_OWED, /* before the next job */
+    SELFTEST_DRAWING,
+    SELFTEST_CHECKING,
+    SELFTEST_FAILED, /* and its driver not free yet; the reason says why */
+};
+
 /* One job at an instance, and the driver that speaks of it. */
 struct lane {
     struct instance *instance;
+    const struct instance_events *events; /* who hears of the job: the agent, or the self-test */
     struct driver_host host;
     void *drive;    /* the driver's own */
     bool drawing;   /* the driver has a job */
@@ -101,6 +112,14 @@ struct instance {
     int64_t leave_alone_ms; /* busy or failing: not READY before this time */
     int64_t pause_ms;       /* the next one after that; back to the least by a good picture */
 
+    /* one-coloured pictures: instance_selftest.c */
+    struct job_id uniform[LIMIT_UNIFORM_JOBS]; /* the row of their jobs, all different */
+    uint32_t n_uniform;
+    enum selftest selftest;
+    uint16_t selftest_side; /* of the picture under way */
+    struct selftest_check *selftest_check;
+    struct instance_events selftest_events;
+
     /* process */
     enum life life;
     struct child *child;
@@ -137,6 +156,8 @@ void instance_went_down(struct instance *self, enum fail_code code, const char *
 void instance_probe_soon(struct instance *self);
 /* Keeps a failing or occupied instance out of reach, longer each time. */
 void instance_leave_alone(struct instance *self);
+/* No job is at it: where it goes from here, READY if nothing speaks against the next job. */
+void instance_go_on(struct instance *self);
 /* It fails job after job: one that fails fast would swallow the queue. */
 bool instance_is_bad(const struct instance *self);
 void instance_take_out(struct instance *self);
@@ -156,6 +177,23 @@ void lanes_close(struct instance *self);
 void lanes_drop(struct instance *self, enum fail_code code, const char *why);
 void lanes_interrupt(struct instance *self); /* all of them */
 bool lanes_busy(const struct instance *self);
+/* Draws for the self-test; no lane may be busy. False: it cannot be begun. */
+bool lanes_test(struct instance *self, const struct draw_request *request);
+
+/* -- instance_selftest.c -- */
+void selftest_open(struct instance *self);
+/* A picture of the job had one colour. */
+void selftest_uniform(struct instance *self, const struct job_id *job);
+/* One had not. */
+void selftest_row_ends(struct instance *self);
+/* It takes no job: a self-test is owed or under way. */
+bool selftest_is_due(const struct instance *self);
+/* Begins the one that is owed; no lane may be busy. The last thing a caller does. */
+void selftest_begin(struct instance *self);
+/* The lane that drew it is idle: decides where the instance goes. The last thing a caller does. */
+void selftest_is_free(struct instance *self);
+/* The process is gone, or the instance: one under way is owed again. */
+void selftest_drop(struct instance *self);
 
 /* -- instance_life.c -- */
 /* Starts the process after delay_ms. */

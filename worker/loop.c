@@ -173,7 +173,8 @@ open_supervisor(struct loop *self)
                                         .base_port = (uint16_t)options->base_port,
                                         .state_dir = options->state_dir,
                                         .stuck_ms = options->stuck_ms,
-                                        .startup_ms = options->startup_s * 1000 };
+                                        .startup_ms = options->startup_s * 1000,
+                                        .helper = self->helper };
     struct instance_events events = loop_instance_events(self);
     int rc = supervisor_new(&self->supervisor, self->reactor, self->http, &config, &events);
     if (rc != 0) {

@@ -39,6 +39,9 @@ judge(struct loop *self, const struct parcel *parcel, enum check_outcome outcome
         judgement.kind = JUDGED_BAD;
         break;
     case CHECK_UNIFORM:
+        judgement.kind = JUDGED_UNIFORM;
+        judgement.job = held->lease.job;
+        break;
     case CHECK_NOT_DONE:
         return;
     case CHECK_OUTCOME_COUNT:

@@ -248,6 +248,7 @@ supervisor_new(struct supervisor **out, struct reactor *reactor, struct http_cli
         return rc;
     }
     copy_settings(self, config);
+    self->helper = config->helper;
     rc = self->start == NULL ? 0 : become_parent(self);
     for (uint32_t i = 0; rc == 0 && i < self->n_instances; i++) {
         rc = instance_open(&self->instances[i]);
