@@ -133,7 +133,9 @@ instance_take_out(struct instance *self)
              self->error_streak, self->bad_pictures);
     instance_explain(self, "taken out: %s, last: %s",
                      self->on_probation ? "failed again" : IN_A_ROW, self->last_failure);
-    instance_leave_alone(self);
+    if (clock_mono_ms() >= self->leave_alone_ms) { /* a lost device has done that */
+        instance_leave_alone(self);
+    }
     self->on_probation = true; /* also the next process, until it has drawn a good picture */
     self->error_streak = self->bad_pictures = LIMIT_ERROR_STREAK - 1;
     if (self->life == LIFE_RUNNING) {
