@@ -1,4 +1,7 @@
 """What the agent does about instances that misbehave, and what /v1/workers shows of it."""
+import os
+import signal
+
 from fake_instance import FakeInstance
 from harness import Cluster, check, check_equal, free_port, holds, program, until
 from registry import test
@@ -72,6 +75,23 @@ def an_attached_instance_that_draws_one_colour_is_out_until_a_self_test_is_good(
         check_equal(len({order["id"] for order in tests_of(instance)}), len(tests_of(instance)), "each with an id of its own")
         check_equal(c.redis.live(), 0, "a self-test is no job")
         until(lambda: reason(c, "mia") == "", 10, "the reason is gone")
+
+
+@test(limit_s=90)
+def a_restart_in_between_does_not_end_a_row_of_one_coloured_pictures():
+    with Cluster() as c:
+        # The first two jobs of each process are black: a job and its second attempt.
+        agent = c.worker("mia", sim="--step-ms 5 --black-jobs 1-2")
+        for seed in (1, 2):
+            job = end_one_by_one(c, 1, first=seed)[0]
+            check_equal(job["warnings"], ["uniform_image"], "warnings")
+            pid = until(lambda: (c.instance("mia") or {}).get("pid"), 5, "the pid is told")
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
+            until(lambda was=pid: c.instance("mia")["pid"] not in (0, was) and c.instance("mia")["state"] == "ready", 15,
+                  "the next process is ready")
+        check("instance-selftest" not in agent.log(), "two jobs are no row")
+        c.http.submit(steps=1, seed=3)
+        until(lambda: "instance-selftest-due" in agent.log(), 10, "the third job makes it one")
 
 
 @test(limit_s=90)
