@@ -118,8 +118,8 @@ judge(struct world *world, enum judgement_kind kind, uint8_t job)
 static void
 fill_row(struct world *world)
 {
-    for (uint8_t job = 1; job <= LIMIT_UNIFORM_JOBS; job++) {
-        judge(world, JUDGED_UNIFORM, job);
+    for (uint32_t job = 1; job <= LIMIT_UNIFORM_JOBS; job++) {
+        judge(world, JUDGED_UNIFORM, (uint8_t)job);
     }
 }
 
