@@ -178,6 +178,7 @@ enum {
     LIMIT_ERROR_STREAK = 3,       /* jobs failed in a row: the instance is taken out (choice) */
     LIMIT_STARTUP_MS = 600000,    /* until ready, and for the first job: compiling takes 110 s */
     LIMIT_PORT_MS = 60000,        /* until the port must be free. rules 9 */
+    LIMIT_MEMORY_MS = 60000,      /* until a GPU's memory must be free. rules 9 */
     LIMIT_KILL_MS = 30000,        /* SIGKILLed and still there: said, and given up. rules 9 */
     LIMIT_CLEAN_MS = 5000,        /* waited at start for what an earlier agent left (choice) */
     LIMIT_INSTANCE_POLL_S = 10,   /* one long poll of a job's state (choice) */
@@ -213,6 +214,16 @@ enum {
     LIMIT_INSTANCE_POLLS = 256,   /* long polls held at once; more are answered at once (choice) */
     LIMIT_CRASHES = 5, /* in LIMIT_CRASH_WINDOW_MS: crash loop, the instance stays down */
     LIMIT_CRASH_WINDOW_MS = 60000,
+
+    /* -- GPUs -- */
+    LIMIT_GPUS = 16,          /* of one host that are told and given to instances (choice) */
+    LIMIT_GPU_PROCESSES = 64, /* on all of them that are looked at (choice) */
+    LIMIT_GPU_LOOK_MS = 2000, /* between two samples: a beat has a new one. rules 10 */
+    LIMIT_GPU_AGAIN_MS = 250, /* the same while somebody waits for memory (choice) */
+    LIMIT_GPU_RETRY_MS = 10000, /* after the driver refused (choice) */
+    LIMIT_GPU_STALE_MS = 10000, /* an older sample tells nothing any more: the driver hangs */
+    LIMIT_GPU_FIRST_MS = 10000, /* of a start: drivers without persistence take seconds (choice) */
+    LIMIT_GPU_LEAVE_MS = 1000,  /* of an end, until the sample under way is done (choice) */
 
     /* -- agent -- */
     LIMIT_LEADER_POLL_MS = 100, /* reads of the leader key while there is no session: a fail-over is
@@ -272,4 +283,5 @@ _Static_assert((int)LIMIT_WAIT_MS + (int)LIMIT_STANDBY_POLL_MS < (int)LIMIT_LEAD
 _Static_assert(LIMIT_STREAM_QUIET_MS > 2 * LIMIT_SSE_COMMENT_MS, "one lost comment ends no stream");
 _Static_assert(LIMIT_UP_STOP_MS > LIMIT_DRAIN_MS, "a child that drains in time is never killed");
 _Static_assert(LIMIT_DRAIN_AGAIN_MS > 2 * LIMIT_BEAT_MS, "one lost beat tells no drain again");
+_Static_assert(LIMIT_GPU_STALE_MS >= 3 * LIMIT_GPU_LOOK_MS, "two slow samples hide no GPU");
 _Static_assert(LIMIT_GATEWAYS <= 64, "a job's watchers are 64 bits");

@@ -49,6 +49,12 @@ instance_set_state(struct instance *self, enum instance_state state)
     events->on_state(events->context, self->index, state);
 }
 
+void
+instance_set_reason(struct instance *self, const char *text)
+{
+    snprintf(self->reason, sizeof self->reason, "%s", text);
+}
+
 /* -- health -- */
 
 void

@@ -92,6 +92,10 @@ struct supervisor_config {
     const char *state_dir; /* where pids of children are recorded and logs are written */
     int64_t stuck_ms;      /* LIMIT_STUCK_MS */
     int64_t startup_ms;    /* grace until ready; 0: 600 s */
+    const char *nvml;      /* its library; NULL: libnvidia-ml.so.1; "none" */
+    const char *devices;   /* of started instances, see devices.h; NULL: "auto" */
+    int64_t memory_mib;    /* free on its device before a start; 0: what it was seen to use */
+    int64_t memory_ms;     /* LIMIT_MEMORY_MS */
 };
 
 /* Kills what an earlier agent left behind in state_dir, checks the configuration, starts. 0, or
@@ -111,9 +115,11 @@ const char *instance_name(const struct supervisor *self, uint32_t index);
 const char *instance_model(const struct supervisor *self, uint32_t index);
 /* Largest picture in pixels; 0 until known. */
 uint32_t instance_max_pixels(const struct supervisor *self, uint32_t index);
+/* The GPUs of this host. */
+struct gpu *supervisor_gpu(const struct supervisor *self);
 /* Appends this instance as one JSON object {"name","driver","url","state","model","pid","restarts",
- * "last_step_ms","simulated",...} for the heartbeat's facts. Returns bytes written, 0: does not
- * fit. */
+ * "last_step_ms","simulated",...} for the heartbeat's facts, with "reason" if its state has one and
+ * "gpu" if its device is known. Returns bytes written, 0: does not fit. */
 size_t instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size);
 
 /* Its server takes a job while it draws another. */

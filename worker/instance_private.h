@@ -5,10 +5,13 @@
  * instance.c is one instance: its health, and what is done after failures.
  * instance_draw.c is what it draws: its jobs, their turns, and the watch for silence.
  * instance_life.c is the process of a started one: port, start, exit, restart, stop.
+ * instance_gpu.c is its GPU: which one, what it uses there, the wait for memory.
  * supervisor.c is the list of them, made from the configuration.
  */
 #include "worker/child.h"
+#include "worker/devices.h"
 #include "worker/drivers/driver.h"
+#include "worker/gpu.h"
 #include "worker/instance.h"
 
 /* The process of a started instance. */
@@ -29,9 +32,11 @@ struct supervisor {
     char *state_dir;
     int lock_fd; /* of state_dir; -1: none */
     bool any_port;
-    int64_t stuck_ms, startup_ms;
-    bool stopping;   /* asked to */
-    bool stop_begun; /* and the instances were told */
+    int64_t stuck_ms, startup_ms, memory_ms;
+    struct gpu *gpu;
+    int64_t memory_mib; /* that each started one is known to need; 0: it is learned */
+    bool stopping;      /* asked to */
+    bool stop_begun;    /* and the instances were told */
     reactor_fn stop_done;
     void *stop_context;
     struct kick *stop_kick;
@@ -92,7 +97,7 @@ struct instance {
     /* process */
     enum life life;
     struct child *child;
-    uint16_t port;
+    uint16_t port;         /* of an attached one too, if it is on this host; 0: not known */
     int64_t port_since_ms; /* waiting for it since; 0: not waiting */
     int64_t backoff_ms;
     int64_t ending_since_ms;
@@ -102,12 +107,21 @@ struct instance {
     uint32_t n_exits;
     uint32_t restarts;
     struct timer *life_timer;
+    char reason[160]; /* of its state, for people; "" none */
+
+    /* its GPU: instance_gpu.c */
+    int32_t device;          /* chosen for it; -1: none was */
+    int64_t seen_mib;        /* most that its family was seen to use on its device */
+    int64_t memory_since_ms; /* waiting for memory since; 0: not waiting */
+    bool memory_told;        /* the log has that it waits */
 };
 
 /* -- instance.c -- */
 int instance_open(struct instance *self); /* timers and driver; 0 or -errno */
 void instance_close(struct instance *self);
 void instance_set_state(struct instance *self, enum instance_state state);
+/* Why it is in its state, in words for people; "" clears. Cut at its room. */
+void instance_set_reason(struct instance *self, const char *text);
 /* Begins to look after it: probes, and for a started one nothing before instance_came_up. */
 void instance_begin(struct instance *self);
 /* The process runs: probe it until it is ready. */
@@ -149,6 +163,28 @@ void life_stop(struct instance *self);
 void life_look(struct supervisor *owner);
 /* True when there is no process left to wait for. */
 bool life_is_over(const struct instance *self);
+
+/* -- instance_gpu.c -- */
+struct gpu_use {
+    int32_t device;
+    int64_t used_mib; /* by its processes there; NVML_UNKNOWN */
+};
+/* Has the processes of an attached one on this host looked for; once, before the loop turns. */
+void instance_gpu_watch(struct instance *self);
+/* Where it is and what it uses now: a started one on the device chosen for it, others where they
+ * are seen. False: nothing is known. */
+bool instance_gpu_use(const struct instance *self, struct gpu_use *out);
+/* Looks what its family uses, for the next start. */
+void instance_gpu_look(struct instance *self);
+/* There is as much memory on its device as it needs, or nothing is known. False: not yet; look
+ * again. After LIMIT_MEMORY_MS its state is DOWN. */
+bool instance_gpu_has_memory(struct instance *self);
+/* Forgets that it waited. */
+void instance_gpu_wait_anew(struct instance *self);
+/* What its process shall see of the devices: "NAME=value" for child_spec.variables, in `room`. */
+enum { GPU_VARIABLES = 3, GPU_VARIABLE = 48 };
+char *const *instance_gpu_variables(const struct instance *self, char room[][GPU_VARIABLE],
+                                    char *out[GPU_VARIABLES]);
 
 /* -- supervisor.c -- */
 /* Something ended while stopping: perhaps it was the last. */

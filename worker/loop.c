@@ -524,7 +524,10 @@ open_supervisor(struct loop *self)
                                         .base_port = (uint16_t)options->base_port,
                                         .state_dir = options->state_dir,
                                         .stuck_ms = options->stuck_ms,
-                                        .startup_ms = options->startup_s * 1000 };
+                                        .startup_ms = options->startup_s * 1000,
+                                        .nvml = options->nvml,
+                                        .devices = options->devices,
+                                        .memory_mib = options->instance_memory_mib };
     struct instance_events events = { .on_state = on_state,
                                       .on_taken = on_taken,
                                       .on_step = on_step,
