@@ -216,14 +216,15 @@ enum {
     LIMIT_CRASH_WINDOW_MS = 60000,
 
     /* -- GPUs -- */
-    LIMIT_GPUS = 16,          /* of one host that are told and given to instances (choice) */
-    LIMIT_GPU_PROCESSES = 64, /* on all of them that are looked at (choice) */
-    LIMIT_GPU_LOOK_MS = 2000, /* between two samples: a beat has a new one. rules 10 */
-    LIMIT_GPU_AGAIN_MS = 250, /* the same while somebody waits for memory (choice) */
+    LIMIT_GPUS = 16,            /* of one host that are told and given to instances (choice) */
+    LIMIT_GPU_PROCESSES = 64,   /* on all of them that are looked at (choice) */
+    LIMIT_GPU_LOOK_MS = 2000,   /* between two samples: a beat has a new one. rules 10 */
+    LIMIT_GPU_AGAIN_MS = 250,   /* the same while somebody waits for memory (choice) */
     LIMIT_GPU_RETRY_MS = 10000, /* after the driver refused (choice) */
     LIMIT_GPU_STALE_MS = 10000, /* an older sample tells nothing any more: the driver hangs */
     LIMIT_GPU_FIRST_MS = 10000, /* of a start: drivers without persistence take seconds (choice) */
     LIMIT_GPU_LEAVE_MS = 1000,  /* of an end, until the sample under way is done (choice) */
+    LIMIT_GPU_MIB = 1048576,    /* largest --instance-memory-mib: 1 TiB (choice) */
 
     /* -- agent -- */
     LIMIT_LEADER_POLL_MS = 100, /* reads of the leader key while there is no session: a fail-over is

@@ -182,7 +182,7 @@ options_load(struct options *out, struct config **config, int argc, char **argv)
         { "instance-memory-mib", OPTION_INT, &out->instance_memory_mib, "N",
           "Memory that must be free on its GPU before an instance is started; 0: what it was seen "
           "to use.",
-          0, 1024 * 1024, false },
+          0, LIMIT_GPU_MIB, false },
         { "nvml", OPTION_STRING, &out->nvml, "FILE",
           "NVIDIA's management library; default: libnvidia-ml.so.1; \"none\": no GPU is looked at.",
           0, 0, false },

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { OK = 0, INVALID = 2, TOO_SMALL = 7, DEVICES = 24, LINE = 256, POLL_US = 5000 };
-static const unsigned long long mib = 1024 * 1024;
+static const unsigned long long mib = 1024ULL * 1024;
 
 struct process_info {
     unsigned int pid;
@@ -28,8 +28,7 @@ struct process_info {
 };
 
 struct device {
-    unsigned long long total, used;
-    unsigned int busy, memory, degrees, power, limit;
+    long long total, used, busy, memory, degrees, power, limit;
     char name[64];
 };
 
@@ -43,21 +42,44 @@ open_file(void)
     return path == NULL ? NULL : fopen(path, "re");
 }
 
+/* True if the line begins with `word`; fills numbers[0 .. n). Returns what follows them in *rest.
+ */
+static int
+parse(char *line, const char *word, long long *numbers, int n, char **rest)
+{
+    size_t length = strlen(word);
+    line[strcspn(line, "\n")] = '\0';
+    if (strncmp(line, word, length) != 0 || line[length] != ' ') {
+        return 0;
+    }
+    *rest = line + length;
+    for (int i = 0; i < n; i++) {
+        char *at = *rest;
+        numbers[i] = strtoll(at, rest, 10);
+        if (*rest == at) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* The code that the call must answer with; waits while it must hang. */
 static int
 enter(const char *function)
 {
     for (;;) {
         char line[LINE];
-        char name[LINE];
+        char word[LINE];
+        char *rest;
         int code = OK;
         int hangs = 0;
         FILE *file = open_file();
+        snprintf(word, sizeof word, "fail %s", function);
         while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-            int told = 0;
+            long long told = 0;
             hangs = hangs || strcmp(line, "hang\n") == 0;
-            if (sscanf(line, "fail %255s %d", name, &told) == 2 && strcmp(name, function) == 0) {
-                code = told;
+            if (parse(line, word, &told, 1, &rest)) {
+                code = (int)told;
             }
         }
         if (file != NULL) {
@@ -78,12 +100,11 @@ read_device(int index, struct device *out)
     int n = 0;
     FILE *file = open_file();
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        struct device one = { 0 };
-        if (sscanf(line, "device %llu %llu %u %u %u %u %u %63[^\n]", &one.total, &one.used,
-                   &one.busy, &one.memory, &one.degrees, &one.power, &one.limit, one.name) == 8) {
-            if (n++ == index) {
-                *out = one;
-            }
+        long long v[7];
+        char *name;
+        if (parse(line, "device", v, 7, &name) && n++ == index) {
+            *out = (struct device){ v[0], v[1], v[2], v[3], v[4], v[5], v[6], "" };
+            snprintf(out->name, sizeof out->name, "%s", name + strspn(name, " "));
         }
     }
     if (file != NULL) {
@@ -108,19 +129,16 @@ list(const char *function, const char *word, const char *handle, unsigned int *c
      struct process_info *out)
 {
     char line[LINE];
-    char first[LINE];
+    char *rest;
     unsigned int n = 0;
     int code = enter(function);
     FILE *file = code == OK ? open_file() : NULL;
     while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-        int index = 0;
-        unsigned int pid = 0;
-        long long used = 0;
-        if (sscanf(line, "%255s %d %u %lld", first, &index, &pid, &used) == 4 &&
-            strcmp(first, word) == 0 && index == (int)(handle - handles)) {
+        long long v[3]; /* device, pid, memory */
+        if (parse(line, word, v, 3, &rest) && v[0] == handle - handles) {
             if (n < *count) {
-                out[n].pid = pid;
-                out[n].used = used < 0 ? ~0ULL : (unsigned long long)used * mib;
+                out[n].pid = (unsigned int)v[1];
+                out[n].used = v[2] < 0 ? ~0ULL : (unsigned long long)v[2] * mib;
             }
             n++;
         }
@@ -160,7 +178,7 @@ nvmlDeviceGetEnforcedPowerLimit(char *handle, unsigned int *out)
 {
     struct device device = { 0 };
     int code = lookup("nvmlDeviceGetEnforcedPowerLimit", handle, &device);
-    *out = device.limit;
+    *out = (unsigned int)device.limit;
     return code;
 }
 #else
@@ -252,8 +270,8 @@ nvmlDeviceGetUtilizationRates(char *handle, unsigned int out[2])
 {
     struct device device = { 0 };
     int code = lookup("nvmlDeviceGetUtilizationRates", handle, &device);
-    out[0] = device.busy;
-    out[1] = device.memory;
+    out[0] = (unsigned int)device.busy;
+    out[1] = (unsigned int)device.memory;
     return code;
 }
 
@@ -262,7 +280,7 @@ nvmlDeviceGetTemperature(char *handle, int sensor, unsigned int *out)
 {
     struct device device = { 0 };
     int code = lookup("nvmlDeviceGetTemperature", handle, &device);
-    *out = sensor == 0 ? device.degrees : 0;
+    *out = sensor == 0 ? (unsigned int)device.degrees : 0;
     return code;
 }
 
@@ -271,6 +289,6 @@ nvmlDeviceGetPowerUsage(char *handle, unsigned int *out)
 {
     struct device device = { 0 };
     int code = lookup("nvmlDeviceGetPowerUsage", handle, &device);
-    *out = device.power;
+    *out = (unsigned int)device.power;
     return code;
 }

@@ -1,209 +1,21 @@
-/* What NVML tells and does not tell, on a fake of it (fake_nvml.c); which device an instance gets;
- * the wait for memory. */
+/* The thread that asks NVML, on a fake of it, and the wait for memory. */
 #include "common/clock.h"
 #include "common/scope.h"
-#include "worker/devices.h"
+#include "gpu_figures.h"
 #include "worker/gpu.h"
+#include "worker/instance.h"
 #include "worker/port.h"
 #include <arpa/inet.h>
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <errno.h>
+#include <ftw.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char figures_path[64];
-
-/* Replaces what the fake tells, as a whole. */
-static void
-tell(const char *format, ...)
-{
-    char temporary[80];
-    va_list more;
-    snprintf(temporary, sizeof temporary, "%s.new", figures_path);
-    FILE *file = fopen(temporary, "w");
-    va_start(more, format);
-    vfprintf(file, format, more);
-    va_end(more);
-    fclose(file);
-    cr_assert(zero(int, rename(temporary, figures_path)));
-}
-
-#define H100 "device 81559 1000 35 20 41 301600 700000 NVIDIA H100 80GB HBM3\n"
-#define L4   "device 23034 500 0 0 30 16000 72000 NVIDIA L4\n"
-
-static void
-make_figures(void)
-{
-    snprintf(figures_path, sizeof figures_path, "/tmp/test-gpu-XXXXXX");
-    int fd = mkstemp(figures_path);
-    cr_assert(ge(int, fd, 0));
-    close(fd);
-    setenv("FAKE_NVML", figures_path, 1);
-    tell(H100 L4);
-}
-
-static void
-remove_figures(void)
-{
-    unlink(figures_path);
-}
-
-TestSuite(nvml, .init = make_figures, .fini = remove_figures, .timeout = 20);
 TestSuite(gpu, .init = make_figures, .fini = remove_figures, .timeout = 40);
-TestSuite(devices, .init = make_figures, .fini = remove_figures, .timeout = 20);
-
-static struct nvml_figures
-read_all(const char *library)
-{
-    char why[NVML_WHY] = "";
-    struct nvml *nvml = NULL;
-    struct nvml_figures figures;
-    cr_assert(zero(int, nvml_new(&nvml, library, why)), "%s", why);
-    cr_assert(zero(int, nvml_read(nvml, &figures, why)), "%s", why);
-    nvml_destroy(&nvml);
-    return figures;
-}
-
-Test(nvml, a_library_that_is_not_there_is_absent)
-{
-    char why[NVML_WHY] = "";
-    struct nvml *nvml = NULL;
-    cr_assert(eq(int, nvml_new(&nvml, "/nonexistent/libnvidia-ml.so.1", why), -ENOENT));
-    cr_assert(eq(ptr, nvml, NULL));
-    cr_assert(ne(ptr, strstr(why, "nonexistent"), NULL), "%s", why);
-}
-
-Test(nvml, a_library_without_a_function_that_is_needed_is_refused_by_its_name)
-{
-    char why[NVML_WHY] = "";
-    struct nvml *nvml = NULL;
-    cr_assert(eq(int, nvml_new(&nvml, FAKE_NVML_BROKEN, why), -ENOSYS));
-    cr_assert(ne(ptr, strstr(why, "nvmlDeviceGetHandleByIndex"), NULL), "%s", why);
-}
-
-Test(nvml, tells_every_device)
-{
-    struct nvml_figures figures = read_all(FAKE_NVML);
-    const struct nvml_device *first = &figures.devices[0];
-    cr_assert(eq(u32, figures.n_devices, 2));
-    cr_assert(first->present);
-    cr_assert(eq(str, (char *)first->name, (char *)"NVIDIA H100 80GB HBM3"));
-    cr_assert(zero(int, strncmp(first->uuid, "GPU-00001000-", 13)), "%s", first->uuid);
-    cr_assert(eq(i64, first->total_mib, 81559));
-    cr_assert(eq(i64, first->used_mib, 1000));
-    cr_assert(eq(i64, first->free_mib, 80559));
-    cr_assert(eq(i64, first->busy_percent, 35));
-    cr_assert(eq(i64, first->memory_percent, 20));
-    cr_assert(eq(i64, first->temperature_c, 41));
-    cr_assert(eq(i64, first->power_w, 302), "rounded");
-    cr_assert(eq(i64, first->limit_w, 700));
-    cr_assert(eq(str, figures.devices[1].name, (char *)"NVIDIA L4"));
-}
-
-Test(nvml, an_old_library_tells_what_it_can)
-{
-    tell(H100 "process 0 4711 20000\n");
-    struct nvml_figures figures = read_all(FAKE_NVML_OLD);
-    cr_assert(eq(i64, figures.devices[0].power_w, 302));
-    cr_assert(eq(i64, figures.devices[0].limit_w, NVML_UNKNOWN));
-    cr_assert(eq(u32, figures.n_processes, 1), "by _v2");
-    cr_assert(eq(i64, figures.processes[0].used_mib, 20000));
-}
-
-Test(nvml, a_call_that_is_refused_leaves_out_its_own_figure_and_no_other)
-{
-    enum { NOT_SUPPORTED = 3 };
-    static const struct {
-        const char *function;
-        size_t at;
-    } calls[] = {
-        { "nvmlDeviceGetMemoryInfo", offsetof(struct nvml_device, free_mib) },
-        { "nvmlDeviceGetUtilizationRates", offsetof(struct nvml_device, busy_percent) },
-        { "nvmlDeviceGetTemperature", offsetof(struct nvml_device, temperature_c) },
-        { "nvmlDeviceGetPowerUsage", offsetof(struct nvml_device, power_w) },
-        { "nvmlDeviceGetEnforcedPowerLimit", offsetof(struct nvml_device, limit_w) },
-    };
-    for (size_t i = 0; i < ARRAY_LENGTH(calls); i++) {
-        tell(H100 "process 0 4711 9\nfail %s %d\n", calls[i].function, NOT_SUPPORTED);
-        struct nvml_figures figures = read_all(FAKE_NVML);
-        for (size_t k = 0; k < ARRAY_LENGTH(calls); k++) {
-            int64_t value = 0;
-            memcpy(&value, (char *)&figures.devices[0] + calls[k].at, sizeof value);
-            cr_assert(eq(int, value == NVML_UNKNOWN, i == k), "%s fails: %s is %lld",
-                      calls[i].function, calls[k].function, (long long)value);
-        }
-        cr_assert(eq(u32, figures.n_processes, 1));
-    }
-    tell(H100 "fail nvmlDeviceGetName 3\nfail nvmlDeviceGetUUID 3\n"
-              "fail nvmlDeviceGetComputeRunningProcesses 3\nprocess 0 4711 9\n");
-    struct nvml_figures figures = read_all(FAKE_NVML);
-    cr_assert(eq(str, figures.devices[0].name, (char *)""));
-    cr_assert(eq(str, figures.devices[0].uuid, (char *)""));
-    cr_assert(zero(u32, figures.n_processes));
-    cr_assert(eq(i64, figures.devices[0].free_mib, 80559));
-}
-
-Test(nvml, a_device_that_does_not_open_keeps_its_number)
-{
-    tell(H100 L4 "fail nvmlDeviceGetHandleByIndex:0 15\n");
-    struct nvml_figures figures = read_all(FAKE_NVML);
-    cr_assert(eq(u32, figures.n_devices, 2));
-    cr_assert(not(figures.devices[0].present));
-    cr_assert(eq(str, figures.devices[1].name, (char *)"NVIDIA L4"));
-}
-
-Test(nvml, a_driver_that_refuses_as_a_whole_is_asked_anew)
-{
-    char why[NVML_WHY] = "";
-    struct nvml *nvml = NULL;
-    struct nvml_figures figures;
-    cr_assert(zero(int, nvml_new(&nvml, FAKE_NVML, why)));
-    tell("fail nvmlInit 9\n");
-    cr_assert(eq(int, nvml_read(nvml, &figures, why), -EIO));
-    cr_assert(eq(str, (char *)why, (char *)"nvmlInit: error 9, Driver Not Loaded"));
-    tell(H100 "fail nvmlDeviceGetCount 1\n");
-    cr_assert(eq(int, nvml_read(nvml, &figures, why), -EIO));
-    tell(H100);
-    cr_assert(zero(int, nvml_read(nvml, &figures, why)));
-    cr_assert(eq(u32, figures.n_devices, 1));
-    nvml_destroy(&nvml);
-}
-
-Test(nvml, a_process_in_both_lists_counts_once_and_unknown_memory_is_unknown)
-{
-    tell(H100 L4 "process 0 10 100\nprocess 1 10 30\ndraws 0 10 120\ndraws 0 11 -1\n");
-    struct nvml_figures figures = read_all(FAKE_NVML);
-    cr_assert(eq(u32, figures.n_processes, 3));
-    cr_assert(eq(i64, figures.processes[0].used_mib, 120));
-    cr_assert(eq(int, figures.processes[1].pid, 11));
-    cr_assert(eq(i64, figures.processes[1].used_mib, NVML_UNKNOWN));
-    cr_assert(eq(u32, figures.processes[2].device, 1));
-}
-
-Test(nvml, more_devices_and_processes_than_there_is_room_for_are_left_out)
-{
-    char text[16384] = "";
-    size_t used = 0;
-    for (int i = 0; i < LIMIT_GPUS + 1; i++) {
-        used += (size_t)snprintf(text + used, sizeof text - used, L4);
-    }
-    for (int i = 0; i < LIMIT_GPU_PROCESSES + 1; i++) {
-        used += (size_t)snprintf(text + used, sizeof text - used, "process %d %d 1\n",
-                                 i % LIMIT_GPUS, i + 10);
-    }
-    tell("%s", text);
-    struct nvml_figures figures = read_all(FAKE_NVML);
-    cr_assert(eq(u32, figures.n_devices, LIMIT_GPUS));
-    cr_assert(eq(u32, figures.n_processes, LIMIT_GPU_PROCESSES));
-}
-
-/* -- the thread -- */
 
 static const struct gpu_sample *
 next_sample(struct gpu *gpu, int64_t after_ms, int64_t limit_ms)
@@ -293,7 +105,7 @@ count_threads(void)
     char line[256];
     int n = 0;
     while (n == 0 && fgets(line, sizeof line, status) != NULL) {
-        sscanf(line, "Threads: %d", &n);
+        n = strncmp(line, "Threads:", 8) == 0 ? (int)strtol(line + 8, NULL, 10) : 0;
     }
     fclose(status);
     return n;
@@ -377,74 +189,79 @@ Test(gpu, tells_which_process_serves_a_port_also_one_that_its_server_started)
     kill(-groups[1], SIGKILL);
 }
 
-/* -- which device -- */
+/* -- the wait for memory; more of it is in tests/system/test_gpu.py -- */
 
-Test(devices, lists_are_read_and_garbage_is_refused)
+static int
+remove_one(const char *path, const struct stat *stat, int kind, struct FTW *where)
 {
-    struct devices devices;
-    static const char *const bad[] = { "",       ",",     "0,",  ",1",
-                                       "0,,1",   "a",     "0 1", "-1",
-                                       "0-3",    "0,1,0", "all", "16",
-                                       "auto,1", "0x1",   " 0",  "99999999999999999999" };
-    cr_assert(eq(ptr, (void *)devices_read(&devices, "auto"), NULL));
-    cr_assert(zero(u32, devices.count));
-    cr_assert(eq(i32, devices_of(&devices, 0), -1));
-    cr_assert(eq(ptr, (void *)devices_read(&devices, "3,0,15"), NULL));
-    cr_assert(eq(u32, devices.count, 3));
-    for (uint32_t i = 0; i < 6; i++) {
-        static const int32_t wanted[] = { 3, 0, 15 };
-        cr_assert(eq(i32, devices_of(&devices, i), wanted[i % 3]), "in turn");
-    }
-    for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
-        cr_assert(ne(ptr, (void *)devices_read(&devices, bad[i]), NULL), "\"%s\"", bad[i]);
-    }
+    (void)stat;
+    (void)kind;
+    (void)where;
+    return remove(path);
 }
 
-Test(devices, a_number_that_no_gpu_has_is_found)
+struct turning {
+    struct reactor *reactor;
+    enum instance_state wanted;
+};
+
+static void
+on_state(void *context, uint32_t index, enum instance_state state)
 {
-    struct devices devices;
-    struct nvml_figures figures = { .n_devices = 3 };
-    figures.devices[0].present = figures.devices[2].present = true;
-    devices_read(&devices, "2,0");
-    cr_assert(eq(i64, devices_unknown(&devices, &figures), -1));
-    devices_read(&devices, "0,3");
-    cr_assert(eq(i64, devices_unknown(&devices, &figures), 3));
-    devices_read(&devices, "1,0");
-    cr_assert(eq(i64, devices_unknown(&devices, &figures), 1), "counted, but not there");
+    struct turning *self = context;
+    (void)index;
+    if (state == self->wanted) {
+        reactor_stop(self->reactor, 0);
+    }
 }
 
 static void
-check_choice(const char *visible, const char *wanted)
+too_late(void *context)
 {
-    char got[64] = "";
-    struct devices devices;
-    struct nvml_figures figures = { .n_devices = 4 };
-    for (uint32_t i = 0; i < 4; i++) {
-        figures.devices[i].present = i != 2;
-        snprintf(figures.devices[i].uuid, NVML_NAME, "GPU-%ua-b", i);
-    }
-    devices_choose(&devices, &figures, visible);
-    for (uint32_t i = 0; i < devices.count; i++) {
-        snprintf(got + strlen(got), sizeof got - strlen(got), "%s%u", i > 0 ? "," : "",
-                 devices.numbers[i]);
-    }
-    cr_assert(eq(str, (char *)got, (char *)wanted), "%s", visible == NULL ? "(unset)" : visible);
+    struct turning *self = context;
+    reactor_stop(self->reactor, -ETIMEDOUT);
 }
 
-Test(devices, without_a_list_all_are_used_that_the_agent_may_see)
+Test(gpu, an_instance_without_memory_is_down_at_the_limit_and_is_started_when_there_is_some)
 {
-    check_choice(NULL, "0,1,3");
-    check_choice("3,0", "3,0");
-    check_choice("1", "1");
-    check_choice("GPU-3a,GPU-0a-b", "3,0");
-    check_choice(" 1, 0", "1,0");
-    check_choice("", "");
-    check_choice("-1", "");
-    check_choice("NoDevFiles", "");
-    check_choice("MIG-1234", "");
-    check_choice("GPU-", "");
-    check_choice("1,7,0", "1");
-    check_choice("1,1,0", "1");
-    check_choice("2", "");
-    check_choice("1x", "");
+    char directory[] = "/tmp/test-gpu-state-XXXXXX";
+    char facts[1024];
+    struct turning turning = { .wanted = INSTANCE_DOWN };
+    struct http_client *http = NULL;
+    struct timer *limit = NULL;
+    struct supervisor *supervisor = NULL;
+    cr_assert(ne(ptr, mkdtemp(directory), NULL));
+    tell("device 1000 600 0 0 0 0 0 Small\nprocess 0 %d 590\n", (int)getpid());
+    cr_assert(zero(int, reactor_new(&turning.reactor, false)));
+    cr_assert(zero(int, http_client_new(&http, turning.reactor)));
+    cr_assert(zero(int, timer_new(&limit, turning.reactor, too_late, &turning)));
+    struct instance_events events = { .on_state = on_state, .context = &turning };
+    struct supervisor_config config = { .start = ": {port}; sleep 1000",
+                                        .n_start = 1,
+                                        .state_dir = directory,
+                                        .nvml = FAKE_NVML,
+                                        .memory_mib = 1001,
+                                        .memory_ms = 900 };
+    cr_assert(
+        eq(int, supervisor_new(&supervisor, turning.reactor, http, &config, &events), -EINVAL),
+        "more than the GPU has");
+    config.memory_mib = 401;
+    cr_assert(zero(int, supervisor_new(&supervisor, turning.reactor, http, &config, &events)));
+    int64_t start_ms = clock_mono_ms();
+    timer_in_ms(limit, 5000);
+    cr_assert(zero(int, reactor_run(turning.reactor)));
+    cr_assert(ge(i64, clock_mono_ms() - start_ms, config.memory_ms));
+    size_t length = instance_facts(supervisor, 0, facts, sizeof facts - 1);
+    facts[length] = '\0';
+    cr_assert(ne(ptr, strstr(facts, "waits for 401 MiB on GPU 0: 400 free"), NULL), "%s", facts);
+    cr_assert(ne(ptr, strstr(facts, "(test_gpu) 590 MiB"), NULL), "%s", facts);
+    tell("device 1000 599 0 0 0 0 0 Small\n");
+    turning.wanted = INSTANCE_STARTING;
+    timer_in_ms(limit, 5000);
+    cr_assert(zero(int, reactor_run(turning.reactor)));
+    supervisor_destroy(&supervisor);
+    timer_destroy(&limit);
+    http_client_destroy(&http);
+    reactor_destroy(&turning.reactor);
+    cr_assert(zero(int, nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS)));
 }
