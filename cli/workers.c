@@ -1,19 +1,18 @@
-/* workers — `drawbar workers`: the fleet as a table. */
+/* workers — `drawbar workers`: the fleet as a table, and the GPUs of those that have some. */
 #include "cli/client.h"
+#include "cli/table.h"
 #include "common/scope.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { CELL = 96, N_COLUMNS = 7, ROWS_MAX = LIMIT_WORKERS };
+enum { CELL = TABLE_CELL, GPU_ROWS_MAX = 1024, MIB_PER_GIB = 1024 };
 
-struct row {
-    char cells[N_COLUMNS][CELL];
-    enum style style; /* of its state */
+static const char *const worker_heads[] = { "NAME",  "STATE", "INSTANCES", "RUNNING",
+                                            "MODEL", "KIND",  "LAST BEAT" };
+static const char *const gpu_heads[] = {
+    "WORKER", "GPU", "NAME", "BUSY", "MEMORY", "TEMP", "POWER"
 };
-
-static const char *const heads[N_COLUMNS] = { "NAME",  "STATE", "INSTANCES", "RUNNING",
-                                              "MODEL", "KIND",  "LAST BEAT" };
 
 static const char *
 word(const json_t *object, const char *key)
@@ -52,7 +51,7 @@ instances_count(char out[CELL], const json_t *instances)
 }
 
 static void
-row_fill(struct row *row, const json_t *worker, bool utf8)
+row_fill(struct table_row *row, const json_t *worker, bool utf8)
 {
     const json_t *instances = json_object_get(worker, "instances");
     const json_t *first = json_array_get(instances, 0);
@@ -88,49 +87,108 @@ row_fill(struct row *row, const json_t *worker, bool utf8)
 }
 
 static void
-cell_print(const char *text, uint32_t width, bool last)
+workers_print(const json_t *workers, const struct terminal *terminal)
 {
-    printf("%s%*s", text, last ? 0 : (int)(width - text_width(text) + 2), "");
+    static struct table_row rows[LIMIT_WORKERS];
+    struct table table = {
+        .heads = worker_heads, .n_columns = ARRAY_LENGTH(worker_heads), .styled = 1, .rows = rows
+    };
+    size_t i;
+    json_t *worker;
+    json_array_foreach((json_t *)workers, i, worker)
+    {
+        if (table.n_rows < LIMIT_WORKERS) {
+            row_fill(&rows[table.n_rows++], worker, terminal->utf8);
+        }
+    }
+    table_print(&table, terminal);
+}
+
+/* -- GPUs; any figure may be missing -- */
+
+static void
+number_fill(char out[CELL], const json_t *gpu, const char *key, const char *unit)
+{
+    const json_t *value = json_object_get(gpu, key);
+    if (json_is_integer(value)) {
+        (void)snprintf(out, CELL, "%lld%s", (long long)json_integer_value(value), unit);
+    } else {
+        (void)snprintf(out, CELL, "-");
+    }
+}
+
+/* "21.5 / 79.6 GiB", "302 / 700 W"; only the first if the second is not told. */
+static void
+pair_fill(char out[CELL], const json_t *first, const json_t *second, double unit, const char *name)
+{
+    int digits = unit > 1 ? 1 : 0;
+    if (!json_is_integer(first)) {
+        (void)snprintf(out, CELL, "-");
+    } else if (!json_is_integer(second)) {
+        (void)snprintf(out, CELL, "%.*f %s", digits, (double)json_integer_value(first) / unit,
+                       name);
+    } else {
+        (void)snprintf(out, CELL, "%.*f / %.*f %s", digits,
+                       (double)json_integer_value(first) / unit, digits,
+                       (double)json_integer_value(second) / unit, name);
+    }
 }
 
 static void
-table_print(const json_t *workers)
+gpu_row_fill(struct table_row *row, const char *worker, const json_t *gpu, bool utf8)
 {
-    static struct row rows[ROWS_MAX];
-    uint32_t widths[N_COLUMNS];
-    size_t n = 0;
+    *row = (struct table_row){ 0 };
+    text_fit(row->cells[0], CELL, worker, LIMIT_WORKER_NAME, utf8);
+    number_fill(row->cells[1], gpu, "index", "");
+    text_fit(row->cells[2], CELL, word(gpu, "name")[0] != '\0' ? word(gpu, "name") : "-", 40, utf8);
+    number_fill(row->cells[3], gpu, "utilization_percent", " %");
+    pair_fill(row->cells[4], json_object_get(gpu, "memory_used_mib"),
+              json_object_get(gpu, "memory_total_mib"), MIB_PER_GIB, "GiB");
+    number_fill(row->cells[5], gpu, "temperature_c", " C");
+    pair_fill(row->cells[6], json_object_get(gpu, "power_w"), json_object_get(gpu, "power_limit_w"),
+              1, "W");
+}
+
+static void
+gpus_print(const json_t *workers, const struct terminal *terminal)
+{
+    static struct table_row rows[GPU_ROWS_MAX];
+    struct table table = { .heads = gpu_heads,
+                           .n_columns = ARRAY_LENGTH(gpu_heads),
+                           .styled = ARRAY_LENGTH(gpu_heads),
+                           .rows = rows };
     size_t i;
+    size_t k;
+    size_t n_more = 0;
     json_t *worker;
-    struct terminal terminal;
-    terminal_look(&terminal, 1);
-    for (size_t c = 0; c < N_COLUMNS; c++) {
-        widths[c] = text_width(heads[c]);
-    }
+    json_t *gpu;
     json_array_foreach((json_t *)workers, i, worker)
     {
-        if (n == ROWS_MAX) {
-            break;
+        json_array_foreach(json_object_get(worker, "gpus"), k, gpu)
+        {
+            if (table.n_rows < GPU_ROWS_MAX) {
+                gpu_row_fill(&rows[table.n_rows++], word(worker, "name"), gpu, terminal->utf8);
+            } else {
+                n_more++;
+            }
         }
-        row_fill(&rows[n], worker, terminal.utf8);
-        for (size_t c = 0; c < N_COLUMNS; c++) {
-            uint32_t width = text_width(rows[n].cells[c]);
-            widths[c] = width > widths[c] ? width : widths[c];
-        }
-        n++;
     }
-    printf("%s", terminal_style(&terminal, STYLE_BOLD));
-    for (size_t c = 0; c < N_COLUMNS; c++) {
-        cell_print(heads[c], widths[c], c + 1 == N_COLUMNS);
-    }
-    printf("%s\n", terminal_style(&terminal, STYLE_PLAIN));
-    for (size_t r = 0; r < n; r++) {
-        for (size_t c = 0; c < N_COLUMNS; c++) {
-            printf("%s", c == 1 ? terminal_style(&terminal, rows[r].style) : "");
-            cell_print(rows[r].cells[c], widths[c], c + 1 == N_COLUMNS);
-            printf("%s", c == 1 ? terminal_style(&terminal, STYLE_PLAIN) : "");
-        }
+    if (table.n_rows > 0) {
         printf("\n");
+        table_print(&table, terminal);
     }
+    if (n_more > 0) {
+        printf("and %zu more: --json shows all\n", n_more);
+    }
+}
+
+static void
+fleet_print(const json_t *workers)
+{
+    struct terminal terminal;
+    terminal_look(&terminal, 1);
+    workers_print(workers, &terminal);
+    gpus_print(workers, &terminal);
 }
 
 static int
@@ -152,7 +210,7 @@ run(struct client *client)
         } else if (json_array_size(workers) == 0) {
             printf("No workers. Jobs wait until one starts: drawbar-worker --help\n");
         } else {
-            table_print(workers);
+            fleet_print(workers);
         }
         json_decref(root);
     }
@@ -165,8 +223,8 @@ command_workers(int argc, char **argv)
 {
     const struct client_command command = {
         .name = "drawbar workers",
-        .summary =
-            "Lists the workers, their instances, and when each was heard last." EXIT_STATUS_HELP,
+        .summary = "Lists the workers, their instances, when each was heard last, and their "
+                   "GPUs." EXIT_STATUS_HELP,
     };
     struct client client;
     int status;

@@ -179,6 +179,7 @@ enum {
     LIMIT_UNIFORM_JOBS = 3,       /* jobs in a row with one-coloured pictures: self-test. rules 6 */
     LIMIT_STARTUP_MS = 600000,    /* until ready, and for the first job: compiling takes 110 s */
     LIMIT_PORT_MS = 60000,        /* until the port must be free. rules 9 */
+    LIMIT_MEMORY_MS = 60000,      /* until a GPU's memory must be free. rules 9 */
     LIMIT_KILL_MS = 30000,        /* SIGKILLed and still there: said, and given up. rules 9 */
     LIMIT_CLEAN_MS = 5000,        /* waited at start for what an earlier agent left (choice) */
     LIMIT_INSTANCE_POLL_S = 10,   /* one long poll of a job's state (choice) */
@@ -218,6 +219,17 @@ enum {
                                  is there now heal without anybody, and one start in ten minutes
                                  takes nothing from the other instances of the host (choice) */
 
+    /* -- GPUs -- */
+    LIMIT_GPUS = 16,            /* of one host that are told and given to instances (choice) */
+    LIMIT_GPU_PROCESSES = 64,   /* on all of them that are looked at (choice) */
+    LIMIT_GPU_LOOK_MS = 2000,   /* between two samples: a beat has a new one. rules 10 */
+    LIMIT_GPU_AGAIN_MS = 250,   /* the same while somebody waits for memory (choice) */
+    LIMIT_GPU_RETRY_MS = 10000, /* after the driver refused (choice) */
+    LIMIT_GPU_STALE_MS = 10000, /* an older sample tells nothing any more: the driver hangs */
+    LIMIT_GPU_FIRST_MS = 10000, /* of a start: drivers without persistence take seconds (choice) */
+    LIMIT_GPU_LEAVE_MS = 1000,  /* of an end, until the sample under way is done (choice) */
+    LIMIT_GPU_MIB = 1048576,    /* largest --instance-memory-mib: 1 TiB (choice) */
+
     /* -- agent -- */
     LIMIT_LEADER_POLL_MS = 100, /* reads of the leader key while there is no session: a fail-over is
                                    1.0-1.6 s, this adds a tenth of it */
@@ -234,7 +246,8 @@ enum {
     LIMIT_LEAVE_MS = 2000,            /* from the last FAIL to its ACK when leaving (choice) */
     LIMIT_FAREWELL_MS = 20,           /* the same for a broker's last frames (choice) */
     LIMIT_BYE_MS = 200,               /* ZeroMQ's thread writes the BYE (choice) */
-    LIMIT_FACTS_BYTES = 8192,         /* of a beat: what Redis keeps for each worker (choice) */
+    LIMIT_FACTS_BYTES = 16384, /* of a beat, which Redis keeps for each worker: 16 instances of
+                                  500 bytes with their reasons, and 16 GPUs of 400 */
 
     /* -- command line -- */
     LIMIT_TICK_MS = 100,  /* between two looks at Ctrl-C, and two frames of a bar (choice) */
@@ -276,4 +289,5 @@ _Static_assert((int)LIMIT_WAIT_MS + (int)LIMIT_STANDBY_POLL_MS < (int)LIMIT_LEAD
 _Static_assert(LIMIT_STREAM_QUIET_MS > 2 * LIMIT_SSE_COMMENT_MS, "one lost comment ends no stream");
 _Static_assert(LIMIT_UP_STOP_MS > LIMIT_DRAIN_MS, "a child that drains in time is never killed");
 _Static_assert(LIMIT_DRAIN_AGAIN_MS > 2 * LIMIT_BEAT_MS, "one lost beat tells no drain again");
+_Static_assert(LIMIT_GPU_STALE_MS >= 3 * LIMIT_GPU_LOOK_MS, "two slow samples hide no GPU");
 _Static_assert(LIMIT_GATEWAYS <= 64, "a job's watchers are 64 bits");

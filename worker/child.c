@@ -212,25 +212,48 @@ record_write(const struct child *self, uint16_t port)
     return rc;
 }
 
-/* Our environment without our own settings, which the instance would take for its own, and with the
- * family's word in front. The strings are borrowed; the array is the caller's. */
-static char **
-environment_new(char *token)
+static size_t
+count_of(char *const *strings)
 {
-    static const char ours[] = "DRAWBAR_";
     size_t n = 0;
-    while (environ[n] != NULL) {
+    while (strings != NULL && strings[n] != NULL) {
         n++;
     }
-    char **out = calloc(n + 2, sizeof *out);
+    return n;
+}
+
+static bool
+is_replaced(const char *variable, char *const *by)
+{
+    size_t name = strcspn(variable, "=") + 1;
+    for (; by != NULL && *by != NULL; by++) {
+        if (strncmp(variable, *by, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Our environment without our own settings, which the instance would take for its own, and with the
+ * family's word in front, then the variables that replace ours. The strings are borrowed; the array
+ * is the caller's. */
+static char **
+environment_new(char *token, char *const *variables)
+{
+    static const char ours[] = "DRAWBAR_";
+    size_t n_variables = count_of(variables);
+    char **out = calloc(count_of(environ) + n_variables + 2, sizeof *out);
     size_t used = 0;
     if (out == NULL) {
         return NULL;
     }
     out[used++] = token;
-    for (size_t i = 0; i < n; i++) {
-        if (strncmp(environ[i], ours, sizeof ours - 1) != 0) {
-            out[used++] = environ[i];
+    for (size_t i = 0; i < n_variables; i++) {
+        out[used++] = variables[i];
+    }
+    for (char *const *at = environ; *at != NULL; at++) {
+        if (strncmp(*at, ours, sizeof ours - 1) != 0 && !is_replaced(*at, variables)) {
+            out[used++] = *at;
         }
     }
     return out;
@@ -313,7 +336,7 @@ child_start(struct child **out, const struct child_spec *spec)
     snprintf(self->record_path, sizeof self->record_path, "%s", spec->record_path);
     token_make(self->family.token);
     snprintf(variable, sizeof variable, "%s=%s", FAMILY_VARIABLE, self->family.token);
-    char **environment = environment_new(variable);
+    char **environment = environment_new(variable, spec->variables);
     int rc = environment == NULL ? -ENOMEM : launch_child(self, spec, environment);
     free(environment);
     if (rc != 0) {
@@ -328,6 +351,12 @@ pid_t
 child_pid(const struct child *self)
 {
     return self->family.leader;
+}
+
+const struct family *
+child_family(const struct child *self)
+{
+    return &self->family;
 }
 
 bool

@@ -26,6 +26,8 @@ struct child_spec {
     const char *record_path; /* where its pid is written; removed when it is gone */
     const char *log_path;    /* stdout and stderr are appended */
     uint16_t port;           /* for the record */
+    /* "NAME=value", the last NULL, instead of what our environment has; NULL: none */
+    char *const *variables;
 };
 
 /* Makes this process the subreaper of all that its children leave behind. 0 or -errno. */
@@ -39,6 +41,7 @@ int children_clean(const char *directory);
  */
 int child_start(struct child **out, const struct child_spec *spec);
 pid_t child_pid(const struct child *self);
+const struct family *child_family(const struct child *self);
 /* True once the leader has exited; *status as of wait(2). */
 bool child_exited(struct child *self, int *status);
 /* To be told of each pid that waitpid(-1) gave. True if it was one of this child's own. */

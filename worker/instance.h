@@ -97,6 +97,10 @@ struct supervisor_config {
     int64_t startup_ms;           /* grace until ready; 0: 600 s */
     int64_t broken_ms;            /* 0: LIMIT_BROKEN_MS */
     struct helper_thread *helper; /* looks at self-test pictures; outlives the supervisor */
+    const char *nvml;             /* its library; NULL: libnvidia-ml.so.1; "none" */
+    const char *devices;          /* of started instances, see devices.h; NULL: "auto" */
+    int64_t memory_mib; /* free on its device before a start; 0: what it was seen to use */
+    int64_t memory_ms;  /* LIMIT_MEMORY_MS */
 };
 
 /* Kills what an earlier agent left behind in state_dir, checks the configuration, starts. 0, or
@@ -116,10 +120,12 @@ const char *instance_name(const struct supervisor *self, uint32_t index);
 const char *instance_model(const struct supervisor *self, uint32_t index);
 /* Largest picture in pixels; 0 until known. */
 uint32_t instance_max_pixels(const struct supervisor *self, uint32_t index);
+/* The GPUs of this host. */
+struct gpu *supervisor_gpu(const struct supervisor *self);
 /* Appends this instance as one JSON object {"name","driver","url","state","model","pid","restarts",
- * "last_step_ms","simulated","state_ms","reason","last_exit",...} for the heartbeat's facts: how
- * long it is in its state, why, and how its process ended last; the last two only if there is
- * something to tell. Returns bytes written, 0: does not fit. */
+ * "last_step_ms","simulated","state_ms","reason","last_exit","gpu",...} for the heartbeat's facts:
+ * how long it is in its state, why, how its process ended last, and its device; the last three only
+ * if there is something to tell. Returns bytes written, 0: does not fit. */
 size_t instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size);
 
 /* Its server takes a job while it draws another. */

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PORT_LOOK_MS = 250, END_LOOK_MS = 20, LOG_LOOK_MS = 1000, COPY_BYTES = 64 * 1024 };
+enum { START_LOOK_MS = 250, END_LOOK_MS = 20, LOG_LOOK_MS = 1000, COPY_BYTES = 64 * 1024 };
 
 static void
 close_fd(int *fd_p)
@@ -75,7 +75,7 @@ expand(const struct instance *self, char *out, size_t size)
     } words[] = {
         { "{port}", self->port },
         { "{index}", self->index },
-        { "{device}", self->index },
+        { "{device}", self->device < 0 ? self->index : (uint32_t)self->device },
     };
     size_t used = 0;
     for (const char *at = self->owner->start; *at != '\0';) {
@@ -100,9 +100,13 @@ start(struct instance *self)
     char command[LIMIT_INSTANCE_COMMAND];
     char record[PATH_MAX];
     char log[PATH_MAX];
-    struct child_spec spec = {
-        .command = command, .record_path = record, .log_path = log, .port = self->port
-    };
+    char room[GPU_VARIABLES][GPU_VARIABLE];
+    char *variables[GPU_VARIABLES];
+    struct child_spec spec = { .command = command,
+                               .record_path = record,
+                               .log_path = log,
+                               .port = self->port,
+                               .variables = instance_gpu_variables(self, room, variables) };
     if (!expand(self, command, sizeof command)) {
         return -E2BIG;
     }
@@ -116,8 +120,8 @@ start(struct instance *self)
     }
     self->life = LIFE_RUNNING;
     self->killed = false;
-    log_info("instance-started instance=%s pid=%d port=%u log=\"%s\"", self->name,
-             (int)child_pid(self->child), self->port, log);
+    log_info("instance-started instance=%s pid=%d port=%u device=%d log=\"%s\"", self->name,
+             (int)child_pid(self->child), self->port, self->device, log);
     timer_every_ms(self->life_timer, LOG_LOOK_MS);
     instance_came_up(self);
     return 0;
@@ -170,7 +174,7 @@ has_port(struct instance *self)
         self->port_since_ms = now_ms; /* said again in a minute */
         instance_set_state(self, INSTANCE_DOWN);
     }
-    timer_in_ms(self->life_timer, PORT_LOOK_MS);
+    timer_in_ms(self->life_timer, START_LOOK_MS);
     return false;
 }
 
@@ -315,6 +319,10 @@ on_life_timer(void *context)
         if (!has_port(self)) {
             return;
         }
+        if (!instance_gpu_has_memory(self)) {
+            timer_in_ms(self->life_timer, START_LOOK_MS);
+            return;
+        }
         rc = start(self);
         if (rc != 0) {
             log_error("instance-start-failed instance=%s error=\"%s\"", self->name, strerror(-rc));
@@ -326,6 +334,7 @@ on_life_timer(void *context)
         return;
     case LIFE_RUNNING:
         log_bound(self);
+        instance_gpu_look(self);
         return;
     case LIFE_ENDING:
         look_at_end(self);
@@ -350,6 +359,7 @@ life_begin(struct instance *self, int64_t delay_ms)
     }
     self->life = LIFE_WAITING;
     self->port_since_ms = 0;
+    instance_gpu_wait_anew(self);
     timer_in_ms(self->life_timer, delay_ms);
 }
 

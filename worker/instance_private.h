@@ -6,10 +6,13 @@
  * instance_draw.c is what it draws: its jobs, their turns, and the watch for silence.
  * instance_selftest.c is what is made of one-coloured pictures.
  * instance_life.c is the process of a started one: port, start, exit, restart, stop.
+ * instance_gpu.c is its GPU: which one, what it uses there, the wait for memory.
  * supervisor.c is the list of them, made from the configuration.
  */
 #include "worker/child.h"
+#include "worker/devices.h"
 #include "worker/drivers/driver.h"
+#include "worker/gpu.h"
 #include "worker/instance.h"
 #include "worker/usual.h"
 
@@ -32,9 +35,11 @@ struct supervisor {
     char *state_dir;
     int lock_fd; /* of state_dir; -1: none */
     bool any_port;
-    int64_t stuck_ms, startup_ms, broken_ms;
-    bool stopping;   /* asked to */
-    bool stop_begun; /* and the instances were told */
+    int64_t stuck_ms, startup_ms, broken_ms, memory_ms;
+    struct gpu *gpu;
+    int64_t memory_mib; /* that each started one is known to need; 0: it is learned */
+    bool stopping;      /* asked to */
+    bool stop_begun;    /* and the instances were told */
     reactor_fn stop_done;
     void *stop_context;
     struct kick *stop_kick;
@@ -123,7 +128,7 @@ struct instance {
     /* process */
     enum life life;
     struct child *child;
-    uint16_t port;
+    uint16_t port;         /* of an attached one too, if it is on this host; 0: not known */
     int64_t port_since_ms; /* waiting for it since; 0: not waiting */
     int64_t backoff_ms;
     int64_t ending_since_ms;
@@ -134,6 +139,12 @@ struct instance {
     uint32_t restarts;
     bool on_trial; /* started once more after a crash loop, and not ready yet */
     struct timer *life_timer;
+
+    /* its GPU: instance_gpu.c */
+    int32_t device;          /* chosen for it; -1: none was */
+    int64_t seen_mib;        /* most that its family was seen to use on its device */
+    int64_t memory_since_ms; /* waiting for memory since; 0: not waiting */
+    bool memory_told;        /* the log has that it waits */
 };
 
 /* -- instance.c -- */
@@ -206,6 +217,28 @@ void life_stop(struct instance *self);
 void life_look(struct supervisor *owner);
 /* True when there is no process left to wait for. */
 bool life_is_over(const struct instance *self);
+
+/* -- instance_gpu.c -- */
+struct gpu_use {
+    int32_t device;
+    int64_t used_mib; /* by its processes there; NVML_UNKNOWN */
+};
+/* Has the processes of an attached one on this host looked for; once, before the loop turns. */
+void instance_gpu_watch(struct instance *self);
+/* Where it is and what it uses now: a started one on the device chosen for it, others where they
+ * are seen. False: nothing is known. */
+bool instance_gpu_use(const struct instance *self, struct gpu_use *out);
+/* Looks what its family uses, for the next start. */
+void instance_gpu_look(struct instance *self);
+/* There is as much memory on its device as it needs, or nothing is known. False: not yet; look
+ * again. After LIMIT_MEMORY_MS its state is DOWN. */
+bool instance_gpu_has_memory(struct instance *self);
+/* Forgets that it waited. */
+void instance_gpu_wait_anew(struct instance *self);
+/* What its process shall see of the devices: "NAME=value" for child_spec.variables, in `room`. */
+enum { GPU_VARIABLES = 3, GPU_VARIABLE = 48 };
+char *const *instance_gpu_variables(const struct instance *self, char room[][GPU_VARIABLE],
+                                    char *out[GPU_VARIABLES]);
 
 /* -- supervisor.c -- */
 /* Something ended while stopping: perhaps it was the last. */

@@ -174,7 +174,10 @@ open_supervisor(struct loop *self)
                                         .state_dir = options->state_dir,
                                         .stuck_ms = options->stuck_ms,
                                         .startup_ms = options->startup_s * 1000,
-                                        .helper = self->helper };
+                                        .helper = self->helper,
+                                        .nvml = options->nvml,
+                                        .devices = options->devices,
+                                        .memory_mib = options->instance_memory_mib };
     struct instance_events events = loop_instance_events(self);
     int rc = supervisor_new(&self->supervisor, self->reactor, self->http, &config, &events);
     if (rc != 0) {

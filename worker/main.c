@@ -1,5 +1,6 @@
 /* worker — pulls jobs for the image servers of this host and hands the pictures to a gateway. One
- * thread, one reactor, one helper thread. Rules: agent.h. Frames: proto/. What joins them: loop.h.
+ * thread, one reactor; one helper thread, and one for the GPU driver. Rules: agent.h. Frames:
+ * proto/. What joins them: loop.h.
  */
 #include "common/log.h"
 #include "common/scope.h"

@@ -2,6 +2,7 @@
 #include "common/reactor.h"
 #include "common/redis_url.h"
 #include "common/scope.h"
+#include "worker/devices.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -123,6 +124,12 @@ check_instances(const struct options *self)
     if (self->start != NULL && self->base_port + self->n_start - 1 > UINT16_MAX) {
         return mistake("--base-port: the last instance's port is over 65535", "give a lower one");
     }
+    struct devices devices;
+    const char *wrong = devices_read(&devices, self->devices);
+    if (wrong != NULL) {
+        fprintf(stderr, "drawbar-worker: --devices: \"%s\" %s\n", self->devices, wrong);
+        return -EINVAL;
+    }
     if (self->model != NULL && (self->model[0] == '\0' || strlen(self->model) > LIMIT_MODEL_NAME)) {
         return mistake("--model: a model's name is 1 to 64 bytes", "give a shorter one");
     }
@@ -139,6 +146,7 @@ options_load(struct options *out, struct config **config, int argc, char **argv)
                              .driver = "drawbar",
                              .n_start = 1,
                              .base_port = 7861,
+                             .devices = "auto",
                              .stuck_ms = LIMIT_STUCK_MS };
     const struct option options[] = {
         { "redis", OPTION_STRING, &out->redis, "URL",
@@ -168,6 +176,16 @@ options_load(struct options *out, struct config **config, int argc, char **argv)
           LIMIT_OPAQUE_MS, false },
         { "startup-s", OPTION_INT, &out->startup_s, "S",
           "How long a started instance may load before it is stopped; 0: 600.", 0, 86400, false },
+        { "devices", OPTION_STRING, &out->devices, "LIST",
+          "GPUs that started instances get in turn: numbers as \"0,1\", or \"auto\": all of them.",
+          0, 0, false },
+        { "instance-memory-mib", OPTION_INT, &out->instance_memory_mib, "N",
+          "Memory that must be free on its GPU before an instance is started; 0: what it was seen "
+          "to use.",
+          0, LIMIT_GPU_MIB, false },
+        { "nvml", OPTION_STRING, &out->nvml, "FILE",
+          "NVIDIA's management library; default: libnvidia-ml.so.1; \"none\": no GPU is looked at.",
+          0, 0, false },
         { "insecure-plaintext", OPTION_BOOL, &insecure_plaintext, NULL,
           "Allow an unencrypted Redis on another host.", 0, 0, false },
     };

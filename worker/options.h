@@ -17,6 +17,9 @@ struct options {
     int64_t base_port;
     int64_t stuck_ms;
     int64_t startup_s;
+    const char *nvml; /* NULL: its usual name */
+    const char *devices;
+    int64_t instance_memory_mib;
     char state_dir[4096]; /* of this worker; exists and is writable */
 };
 

@@ -106,12 +106,18 @@ listener_inode(const char *path, uint16_t port)
     return found;
 }
 
+uint64_t
+port_listener(uint16_t port)
+{
+    uint64_t inode = listener_inode("/proc/net/tcp", port);
+    return inode != 0 ? inode : listener_inode("/proc/net/tcp6", port);
+}
+
 void
 port_holder(uint16_t port, char *out, uint32_t size)
 {
     char name[64];
-    uint64_t inode = listener_inode("/proc/net/tcp", port);
-    inode = inode != 0 ? inode : listener_inode("/proc/net/tcp6", port);
+    uint64_t inode = port_listener(port);
     pid_t pid = inode == 0 ? 0 : process_of_socket(inode, name, sizeof name);
     if (pid == 0) {
         snprintf(out, size, "nobody we may see");

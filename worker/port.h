@@ -12,3 +12,5 @@ int ports_pick(uint16_t *out, uint32_t n);
 bool port_is_free(uint16_t port);
 /* Who listens on the port, for people: "pid 4711 (python3)", "nobody we may see". */
 void port_holder(uint16_t port, char *out, uint32_t size);
+/* The inode of the socket that listens on it; 0: none. Reads the table of all connections. */
+uint64_t port_listener(uint16_t port);

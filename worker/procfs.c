@@ -11,12 +11,12 @@
 #include <unistd.h>
 
 struct process {
-    pid_t pid, group, session;
+    pid_t pid, parent, group, session;
     char state;
     uint64_t start;
 };
 
-enum { STAT_BYTES = 1024, LIST_BYTES = 16384, WINDOW_BYTES = 16384 };
+enum { STAT_BYTES = 1024, LIST_BYTES = 16384, WINDOW_BYTES = 16384, ANCESTORS = 4 };
 
 static void
 close_fd(int *fd_p)
@@ -41,7 +41,7 @@ read_at(int directory, const char *name, char *out, size_t size)
 static bool
 parse_stat(const char *text, struct process *out)
 {
-    enum { STATE = 3, GROUP = 5, SESSION = 6, START = 22 };
+    enum { STATE = 3, PARENT = 4, GROUP = 5, SESSION = 6, START = 22 };
     const char *at = strrchr(text, ')');
     if (at == NULL || at[1] != ' ') {
         return false;
@@ -50,6 +50,9 @@ parse_stat(const char *text, struct process *out)
     out->state = *at;
     for (int field = STATE; at != NULL && field <= START; field++) {
         switch (field) {
+        case PARENT:
+            out->parent = (pid_t)strtol(at, NULL, 10);
+            break;
         case GROUP:
             out->group = (pid_t)strtol(at, NULL, 10);
             break;
@@ -102,24 +105,34 @@ each_number(int directory, entry_fn fn, void *context)
     return false;
 }
 
-/* An environment can be long: it is looked at through a window that overlaps by the word's length.
- */
+/* An environment can be long: it is looked at through a window that overlaps by what is sought and
+ * what follows it. Copies the `more` bytes that follow the first place where `word` stands. */
 static bool
-has_token(int directory, const char *token)
+find_in_environment(int directory, const char *word, char *out, size_t more)
 {
     char window[WINDOW_BYTES];
+    size_t length = strlen(word);
     size_t kept = 0;
     ssize_t n;
     CLEANUP(close_fd) int fd = openat(directory, "environ", O_RDONLY | O_CLOEXEC);
     while (fd >= 0 && (n = read(fd, window + kept, sizeof window - kept)) > 0) {
-        size_t length = kept + (size_t)n;
-        if (memmem(window, length, token, FAMILY_TOKEN) != NULL) {
+        size_t have = kept + (size_t)n;
+        const char *at = memmem(window, have, word, length);
+        if (at != NULL && (size_t)(window + have - at) >= length + more) {
+            memcpy(out, at + length, more);
             return true;
         }
-        kept = length < FAMILY_TOKEN ? length : FAMILY_TOKEN - 1;
-        memmove(window, window + length - kept, kept);
+        kept = have < length + more ? have : length + more - 1;
+        memmove(window, window + have - kept, kept);
     }
     return false;
+}
+
+static bool
+has_token(int directory, const char *token)
+{
+    char nothing[1];
+    return find_in_environment(directory, token, nothing, 0);
 }
 
 uint64_t
@@ -178,6 +191,34 @@ family_signal(const struct family *family, int number)
     return sending.count;
 }
 
+void
+process_identify(struct process_identity *out, pid_t pid)
+{
+    char path[32];
+    struct process process = { 0 };
+    *out = (struct process_identity){ .pid = pid };
+    snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    CLEANUP(close_fd) int directory = open_process(AT_FDCWD, path);
+    if (directory < 0 || !read_process(directory, &process)) {
+        return;
+    }
+    out->parent = process.parent;
+    out->group = process.group;
+    out->session = process.session;
+    read_at(directory, "comm", out->name, sizeof out->name);
+    out->name[strcspn(out->name, "\n")] = '\0';
+    if (!find_in_environment(directory, FAMILY_VARIABLE "=", out->token, FAMILY_TOKEN)) {
+        out->token[0] = '\0';
+    }
+}
+
+bool
+family_has(const struct family *family, const struct process_identity *process)
+{
+    return process->group == family->leader || process->session == family->leader ||
+           strcmp(process->token, family->token) == 0;
+}
+
 struct search {
     char wanted[40];
     pid_t pid;
@@ -204,11 +245,34 @@ holds_socket(void *context, int proc, const char *name)
     if (fds < 0 || !each_number(fds, is_wanted_socket, self)) {
         return false;
     }
+    if (self->name == NULL) {
+        return true;
+    }
     self->pid = (pid_t)strtol(name, NULL, 10);
     if (read_at(directory, "comm", self->name, self->size) > 0) {
         self->name[strcspn(self->name, "\n")] = '\0';
     }
     return true;
+}
+
+bool
+process_serves(const struct process_identity *process, uint64_t inode)
+{
+    struct search search = { .name = NULL };
+    char name[16];
+    CLEANUP(close_fd) int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    snprintf(search.wanted, sizeof search.wanted, "socket:[%llu]", (unsigned long long)inode);
+    pid_t pid = process->group == 0 ? 0 : process->pid;
+    for (int i = 0; i <= ANCESTORS && pid > 1; i++) {
+        struct process next = { 0 };
+        snprintf(name, sizeof name, "%d", (int)pid);
+        if (holds_socket(&search, proc, name)) {
+            return true;
+        }
+        CLEANUP(close_fd) int directory = open_process(proc, name);
+        pid = directory >= 0 && read_process(directory, &next) ? next.parent : 0;
+    }
+    return false;
 }
 
 pid_t

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { FAMILY_TOKEN = 32 };
+enum { FAMILY_TOKEN = 32, PROCESS_NAME = 32 };
 #define FAMILY_VARIABLE "DRAWBAR_INSTANCE_TOKEN" /* the word's name in the environment */
 
 struct family {
@@ -20,10 +20,23 @@ struct family {
     char token[FAMILY_TOKEN + 1]; /* hex digits */
 };
 
+/* What tells whose a process is. */
+struct process_identity {
+    pid_t pid, parent, group, session; /* all but pid 0: we may not see it */
+    char name[PROCESS_NAME];           /* "" as well */
+    char token[FAMILY_TOKEN + 1];      /* of the family that it was born into; "" none */
+};
+
 /* When the process started, in ticks since boot; 0: there is none of this pid. */
 uint64_t process_start(pid_t pid);
 /* Sends `number` (0: only counts) to every living member. Returns how many there were; zombies are
  * not counted. A pid used again by somebody else is never touched. */
 uint32_t family_signal(const struct family *family, int number);
+/* Reads *out anew. Can block while the process's memory is being taken down: not for a loop. */
+void process_identify(struct process_identity *out, pid_t pid);
+/* Both as they were when the process was identified and the leader not yet reaped. */
+bool family_has(const struct family *family, const struct process_identity *process);
+/* It, or one of its next ancestors, holds the socket with this inode open. Can block. */
+bool process_serves(const struct process_identity *process, uint64_t inode);
 /* The pid of a process that holds the socket with this inode open, or 0: none that we may see. */
 pid_t process_of_socket(uint64_t inode, char *name, uint32_t size);

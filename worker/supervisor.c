@@ -103,6 +103,49 @@ check_names(const struct supervisor *self)
     return 0;
 }
 
+/* -- the devices -- */
+
+/* What NVML shows must be known by now: one that hangs is waited for. */
+static int
+read_devices(struct supervisor *self, const struct supervisor_config *config)
+{
+    char number[32];
+    const char *text = config->devices == NULL ? "auto" : config->devices;
+    struct devices devices;
+    const char *wrong = devices_read(&devices, text);
+    if (wrong != NULL) {
+        return refuse("--devices", text, wrong);
+    }
+    if (!gpu_wait_first(self->gpu, LIMIT_GPU_FIRST_MS)) {
+        log_warn("gpu-devices-unknown waited_ms=%d reason=\"the NVIDIA driver does not answer\" "
+                 "cure=\"see nvidia-smi and dmesg; --devices chooses without asking it\"",
+                 LIMIT_GPU_FIRST_MS);
+    }
+    const struct gpu_sample *sample = gpu_latest(self->gpu);
+    const struct nvml_figures *figures = sample == NULL ? NULL : &sample->figures;
+    int64_t unknown = figures == NULL ? -1 : devices_unknown(&devices, figures);
+    if (unknown >= 0) {
+        snprintf(number, sizeof number, "%lld", (long long)unknown);
+        return refuse("--devices", number,
+                      "is no GPU of this host: nvidia-smi --list-gpus shows their numbers");
+    }
+    if (figures != NULL && devices.count == 0) {
+        devices_choose(&devices, figures, getenv("CUDA_VISIBLE_DEVICES"));
+    }
+    for (uint32_t i = 0; i < config->n_start; i++) {
+        int32_t device = devices_of(&devices, i);
+        int64_t total_mib =
+            device < 0 || figures == NULL ? NVML_UNKNOWN : figures->devices[device].total_mib;
+        if (total_mib != NVML_UNKNOWN && config->memory_mib > total_mib) {
+            snprintf(number, sizeof number, "%lld", (long long)config->memory_mib);
+            return refuse("--instance-memory-mib", number,
+                          "is more than a GPU of these instances has: give less, or --devices");
+        }
+        self->instances[i].device = device;
+    }
+    return 0;
+}
+
 /* Started ones first: their number is then their index. */
 static int
 read_config(struct supervisor *self, const struct supervisor_config *config)
@@ -129,8 +172,10 @@ read_config(struct supervisor *self, const struct supervisor_config *config)
         self->instances[i].owner = self;
         self->instances[i].index = i;
         self->instances[i].state_since_ms = clock_mono_ms();
+        self->instances[i].device = -1;
     }
     rc = n_start == 0 ? 0 : read_start(self, config);
+    rc = rc != 0 || n_start == 0 ? rc : read_devices(self, config);
     for (uint32_t i = 0; rc == 0 && i < config->n_attach; i++) {
         const char *wrong = attach_read(&self->instances[n_start + i], config->attach[i]);
         rc = wrong == NULL ? 0 : refuse_attach(i, wrong);
@@ -223,6 +268,8 @@ copy_settings(struct supervisor *self, const struct supervisor_config *config)
     self->stuck_ms = config->stuck_ms > 0 ? config->stuck_ms : LIMIT_STUCK_MS;
     self->startup_ms = config->startup_ms > 0 ? config->startup_ms : LIMIT_STARTUP_MS;
     self->broken_ms = config->broken_ms > 0 ? config->broken_ms : LIMIT_BROKEN_MS;
+    self->memory_ms = config->memory_ms > 0 ? config->memory_ms : LIMIT_MEMORY_MS;
+    self->memory_mib = config->memory_mib;
     if (config->start != NULL) {
         self->start = strdup(config->start);
         self->state_dir = strdup(config->state_dir);
@@ -243,6 +290,7 @@ supervisor_new(struct supervisor **out, struct reactor *reactor, struct http_cli
     *self =
         (struct supervisor){ .reactor = reactor, .http = http, .events = *events, .lock_fd = -1 };
     int rc = kick_new(&self->stop_kick, reactor, on_stop_kick, self);
+    rc = rc ? rc : gpu_new(&self->gpu, config->nvml);
     rc = rc ? rc : read_config(self, config);
     if (rc != 0) {
         return rc;
@@ -257,6 +305,7 @@ supervisor_new(struct supervisor **out, struct reactor *reactor, struct http_cli
         return rc;
     }
     for (uint32_t i = 0; i < self->n_instances; i++) {
+        instance_gpu_watch(&self->instances[i]);
         instance_begin(&self->instances[i]);
     }
     *out = self;
@@ -303,6 +352,7 @@ supervisor_destroy(struct supervisor **self_p)
         event_free(self->on_sigchld);
     }
     kick_destroy(&self->stop_kick);
+    gpu_destroy(&self->gpu);
     if (self->lock_fd >= 0) {
         close(self->lock_fd);
     }
@@ -389,6 +439,29 @@ explain_facts(const struct instance *self, json_t *facts)
     }
 }
 
+struct gpu *
+supervisor_gpu(const struct supervisor *self)
+{
+    return self->gpu;
+}
+
+static void
+gpu_facts(const struct instance *self, json_t *facts)
+{
+    struct gpu_use use;
+    if (!instance_gpu_use(self, &use)) {
+        return;
+    }
+    json_t *gpu = json_pack("{s:i}", "index", (int)use.device);
+    if (use.used_mib != NVML_UNKNOWN) {
+        json_object_set_new(gpu, "memory_used_mib", json_integer(use.used_mib));
+    }
+    if (self->seen_mib > 0) {
+        json_object_set_new(gpu, "memory_peak_mib", json_integer(self->seen_mib));
+    }
+    json_object_set_new(facts, "gpu", gpu);
+}
+
 size_t
 instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size)
 {
@@ -404,6 +477,7 @@ instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t 
                   (int)instance->restarts, "max_pixels", (json_int_t)instance->health.max_pixels,
                   "last_step_ms", step_ms, "started", instance->life != LIFE_NONE);
     explain_facts(instance, facts);
+    gpu_facts(instance, facts);
     size_t length = facts == NULL ? 0 : json_dumpb(facts, out, size, JSON_COMPACT);
     json_decref(facts);
     return length <= size ? length : 0;
