@@ -46,10 +46,12 @@ class Kind:
     stops_running = False  # a job that is drawn can be stopped; else its instance stays busy until the answer
     queues = False         # has a queue of its own in which our job can wait behind somebody else's: occupy()
     repeats = True         # the same seed gives the same picture, byte for byte
+    one_request = False    # the request that hands in the job is answered by its picture
+    blames_request = True  # the driver takes a 400 or 422 for the user's fault: the job ends
 
-    size = (64, 64)        # width and height of a quick job
+    size = (128, 64)       # width and height of a quick job; not a square, so that nobody can swap them
     steps = 2              # and its steps: under a second if possible
-    # A job of 3 to 10 s, so that a cancel or a kill comes while it is drawn. The scenarios draw it about ten times.
+    # A job of 3 to 6 s, so that a cancel or a kill comes while it is drawn. The scenarios draw it about ten times.
     slow = {"width": 64, "height": 64, "steps": 50}
     environment = {}       # further variables of the server's process
     start_s = 60           # it answers within this, on a busy machine
