@@ -176,6 +176,7 @@ enum {
     LIMIT_PROBE_ANSWER_MS = 3000, /* a health check not answered by then failed (choice) */
     LIMIT_PROBES_FAILED = 3,      /* in a row: the instance is taken to be gone (choice) */
     LIMIT_ERROR_STREAK = 3,       /* jobs failed in a row: the instance is taken out (choice) */
+    LIMIT_UNIFORM_JOBS = 3,       /* jobs in a row with one-coloured pictures: self-test. rules 6 */
     LIMIT_STARTUP_MS = 600000,    /* until ready, and for the first job: compiling takes 110 s */
     LIMIT_PORT_MS = 60000,        /* until the port must be free. rules 9 */
     LIMIT_KILL_MS = 30000,        /* SIGKILLed and still there: said, and given up. rules 9 */
@@ -213,6 +214,9 @@ enum {
     LIMIT_INSTANCE_POLLS = 256,   /* long polls held at once; more are answered at once (choice) */
     LIMIT_CRASHES = 5, /* in LIMIT_CRASH_WINDOW_MS: crash loop, the instance stays down */
     LIMIT_CRASH_WINDOW_MS = 60000,
+    LIMIT_BROKEN_MS = 600000, /* then it is started once more: a disk with room again, a model that
+                                 is there now heal without anybody, and one start in ten minutes
+                                 takes nothing from the other instances of the host (choice) */
 
     /* -- agent -- */
     LIMIT_LEADER_POLL_MS = 100, /* reads of the leader key while there is no session: a fail-over is

@@ -7,12 +7,15 @@
  *        ^  | exit, probe fails                             | process gone, stuck, error streak
  *        |  v                                               v
  *       DOWN (back-off) <-----------------------------------'
- *        `-> BROKEN after LIMIT_CRASHES exits in LIMIT_CRASH_WINDOW_MS: stays down until restarted
+ *        `-> BROKEN after LIMIT_CRASHES exits in LIMIT_CRASH_WINDOW_MS: one more start after each
+ *            LIMIT_BROKEN_MS, until one becomes ready
  *
  * An instance draws one job at a time. One whose server queues takes up to LIMIT_PLACE_JOBS: while
  * the pictures of one are encoded and fetched the next is drawn, and one more waits for its turn.
- * It is BUSY until none is left. It never outlives its agent (see supervisor.c).
+ * It is BUSY until none is left, and while it draws a picture for ourselves (instance_judge). It
+ * never outlives its agent (see supervisor.c).
  */
+#include "common/helper_thread.h"
 #include "common/http_client.h"
 #include "common/reactor.h"
 #include "proto/job.h"
@@ -22,7 +25,7 @@ enum instance_state {
     INSTANCE_READY,
     INSTANCE_BUSY,
     INSTANCE_DOWN,   /* gone; tried again after a back-off */
-    INSTANCE_BROKEN, /* crash loop: stopped trying */
+    INSTANCE_BROKEN, /* crash loop: tried again only after a long pause */
     INSTANCE_STATE_COUNT,
 };
 const char *instance_state_name(enum instance_state state); /* "starting" ... */
@@ -88,11 +91,13 @@ struct supervisor_config {
         *start; /* NULL, or a command line with {port} [and {device} {index}], run by sh -c */
     const char *driver; /* of started instances, and its words; default "drawbar" */
     uint32_t n_start;
-    uint16_t base_port;    /* of started instances: base, base+1, ...; 0: any free ones */
-    const char *state_dir; /* where pids of children are recorded and logs are written */
-    int64_t stuck_ms;      /* 0: LIMIT_STUCK_MS */
-    int64_t opaque_ms;     /* 0: LIMIT_OPAQUE_MS */
-    int64_t startup_ms;    /* grace until ready; 0: 600 s */
+    uint16_t base_port;           /* of started instances: base, base+1, ...; 0: any free ones */
+    const char *state_dir;        /* where pids of children are recorded and logs are written */
+    int64_t stuck_ms;             /* 0: LIMIT_STUCK_MS */
+    int64_t opaque_ms;            /* 0: LIMIT_OPAQUE_MS */
+    int64_t startup_ms;           /* grace until ready; 0: 600 s */
+    int64_t broken_ms;            /* 0: LIMIT_BROKEN_MS */
+    struct helper_thread *helper; /* looks at self-test pictures; outlives the supervisor */
 };
 
 /* Kills what an earlier agent left behind in state_dir, checks the configuration, starts. 0, or
@@ -113,8 +118,9 @@ const char *instance_model(const struct supervisor *self, uint32_t index);
 /* Largest picture in pixels; 0 until known. */
 uint32_t instance_max_pixels(const struct supervisor *self, uint32_t index);
 /* Appends this instance as one JSON object {"name","driver","url","state","model","pid","restarts",
- * "last_step_ms","simulated",...} for the heartbeat's facts. Returns bytes written, 0: does not
- * fit. */
+ * "last_step_ms","simulated","state_ms","reason","last_exit",...} for the heartbeat's facts: how
+ * long it is in its state, why, and how its process ended last; the last two only if there is
+ * something to tell. Returns bytes written, 0: does not fit. */
 size_t instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size);
 
 /* Its server takes a job while it draws another. */
@@ -127,6 +133,19 @@ int instance_draw(struct supervisor *owner, uint32_t index, const struct draw_re
 /* Interrupts the job, drawn or queued, and forgets it: no event of it follows. The instance is BUSY
  * until it really is free. */
 void instance_interrupt(struct supervisor *owner, uint32_t index, uint32_t serial);
-/* What the agent found out about the pictures of the last drawing. LIMIT_ERROR_STREAK bad ones
- * (undecodable, wrong size) in a row take the instance out like failed jobs do. */
-void instance_judge(struct supervisor *owner, uint32_t index, bool good);
+/* What the agent found out about the pictures of a drawing. */
+enum judgement_kind {
+    JUDGED_GOOD,
+    JUDGED_BAD, /* undecodable, wrong size: LIMIT_ERROR_STREAK in a row take the instance out, like
+                   failed jobs do */
+    JUDGED_UNIFORM, /* of LIMIT_UNIFORM_JOBS jobs in a row: the instance takes no job until it has
+                       drawn a test picture. If that is no good it is started anew, or left alone
+                       if it is attached, and tested again before it is used again */
+    JUDGED_KIND_COUNT,
+};
+struct judgement {
+    enum judgement_kind kind;
+    const char *message; /* JUDGED_BAD: what is wrong */
+    struct job_id job;   /* JUDGED_UNIFORM: whose picture it is */
+};
+void instance_judge(struct supervisor *owner, uint32_t index, const struct judgement *judgement);

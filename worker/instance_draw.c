@@ -1,6 +1,8 @@
 #include "common/clock.h"
 #include "common/log.h"
+#include "worker/device_error.h"
 #include "worker/instance_private.h"
+#include "worker/message.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -63,29 +65,74 @@ lanes_busy(const struct instance *self)
     return false;
 }
 
+static bool
+is_test(const struct lane *lane)
+{
+    return lane->events != &lane->instance->owner->events;
+}
+
 /* -- silence -- */
 
 static int64_t
-stuck_limit_ms(struct instance *self)
+limit_of(const struct lane *lane)
 {
+    const struct instance *self = lane->instance;
     const struct supervisor *owner = self->owner;
-    int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    const struct lane *lane = silent_one(self);
-    bool waits = lane != NULL && lane->waiting && !lane->begun;
+    bool waits = lane->waiting && !lane->begun;
     bool tells = instance_has_feature(self, DRIVER_STEPS) && !waits;
-    int64_t least_ms = tells ? owner->stuck_ms : owner->opaque_ms;
-    limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
-    if (!self->warm && limit_ms < owner->startup_ms) {
-        limit_ms = owner->startup_ms; /* the first job loads and compiles */
+    struct silence silence = { .pixels = lane->pixels,
+                               .steps = tells ? 1 : lane->steps,
+                               .least_ms = tells ? owner->stuck_ms : owner->opaque_ms,
+                               /* the first job loads and compiles */
+                               .warm_ms = self->warm ? 0 : owner->startup_ms };
+    return usual_limit_ms(&self->usual, &silence);
+}
+
+/* The timer runs for one lane, each has its own limit. */
+static void
+arm(struct instance *self)
+{
+    const struct lane *lane = silent_one(self);
+    if (lane == NULL) {
+        timer_stop(self->stuck_timer);
+        return;
     }
-    return limit_ms;
+    timer_in_ms(self->stuck_timer, lane->due_ms - clock_mono_ms());
 }
 
 static void
-watch_for_silence(struct instance *self)
+bear(struct lane *lane, int64_t limit_ms)
 {
-    self->step_at_ms = clock_mono_ms();
-    timer_in_ms(self->stuck_timer, stuck_limit_ms(self));
+    lane->due_ms = clock_mono_ms() + limit_ms;
+    arm(lane->instance);
+}
+
+/* It told something: its silence begins now. */
+static void
+watch(struct lane *lane)
+{
+    lane->news_ms = clock_mono_ms();
+    bear(lane, limit_of(lane));
+}
+
+/* Another has left, or the instance is warm now: no more than from now on is borne. */
+static void
+watch_next(struct instance *self)
+{
+    struct lane *lane = silent_one(self);
+    int64_t due_ms = clock_mono_ms() + limit_of(lane);
+    lane->due_ms = lane->due_ms < due_ms ? lane->due_ms : due_ms;
+    arm(self);
+}
+
+/* What a step costs. The first one of an instance that was just started has its warm-up in it. */
+static void
+learn(struct lane *lane, uint32_t n_steps, int64_t since_ms)
+{
+    struct instance *self = lane->instance;
+    int64_t took_ms = clock_mono_ms() - since_ms;
+    self->last_step_ms = took_ms / n_steps;
+    usual_learn(&self->usual, lane->pixels, n_steps, took_ms, !self->warm && lane->step == 0);
 }
 
 /* -- what is told -- */
@@ -95,7 +142,7 @@ static void
 report_failure(struct lane *lane, const struct failure *failure)
 {
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     struct failure told = *failure;
     if (!lane->reporting) {
         return;
@@ -112,9 +159,10 @@ static void
 begin(struct lane *lane)
 {
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     lane->begun = true;
-    watch_for_silence(self);
+    lane->drawing_ms = clock_mono_ms();
+    watch(lane);
     if (lane->reporting) {
         events->on_taken(events->context, self->index, lane->serial);
     }
@@ -146,9 +194,7 @@ on_waiting(void *context)
 {
     struct lane *lane = context;
     lane->waiting = true;
-    if (lane == silent_one(lane->instance)) {
-        watch_for_silence(lane->instance);
-    }
+    watch(lane);
 }
 
 static void
@@ -164,7 +210,7 @@ on_step(void *context, uint32_t step, uint32_t steps)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     if (!lane->reporting || step <= lane->step || step > steps || steps > UINT8_MAX) {
         return; /* no news, or nonsense: neither moves the deadline */
     }
@@ -175,12 +221,10 @@ on_step(void *context, uint32_t step, uint32_t steps)
     if (!lane->begun) {
         begin(lane);
     }
-    int64_t each_ms = (clock_mono_ms() - self->step_at_ms) / (step - lane->step);
-    self->usual_step_ms =
-        self->usual_step_ms == 0 ? each_ms : (7 * self->usual_step_ms + each_ms) / 8;
+    learn(lane, step - lane->step, lane->news_ms);
     lane->step = step;
     self->health.lacks &= ~(unsigned)DRIVER_STEPS; /* a backlog leaves no time for a health check */
-    watch_for_silence(self);
+    watch(lane);
     events->on_step(events->context, self->index, lane->serial, (uint8_t)step, (uint8_t)steps);
     if (step == steps) {
         make(lane);
@@ -192,7 +236,7 @@ on_picture(void *context, uint32_t i, const struct drawn_picture *picture)
 {
     struct lane *lane = context;
     assert(i == lane->result.n && i < LIMIT_IMAGES);
-    watch_for_silence(lane->instance);
+    watch(lane);
     lane->result.pictures[lane->result.n++] = *picture;
 }
 
@@ -201,13 +245,17 @@ on_drawn(void *context, uint32_t gpu_ms)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
+    const struct instance_events *events = lane->events;
     struct drawing result = lane->result;
     result.gpu_ms = gpu_ms;
     lane->result = (struct drawing){ 0 };
+    if (!instance_has_feature(self, DRIVER_STEPS) && lane->begun) {
+        learn(lane, lane->steps, lane->drawing_ms);
+    }
     self->warm = true;
-    self->error_streak = 0;
-    self->pause_ms = LIMIT_RESTART_MIN_MS;
+    if (!is_test(lane)) {
+        self->error_streak = 0;
+    }
     assert(lane->reporting);
     lane->reporting = false;
     events->on_drawn(events->context, self->index, lane->serial, &result);
@@ -232,7 +280,39 @@ lose_others(struct lane *lane)
 {
     for (uint32_t i = 0; i < lane->instance->n_lanes; i++) {
         struct lane *other = &lane->instance->lanes[i];
-        other->lost = other->lost || (other != lane && !other->begun);
+        if (other != lane && other->drawing && !other->begun) {
+            other->lost = true;
+            watch(other);
+        }
+    }
+}
+
+/* What a failed job says of its instance. */
+static void
+blame(struct lane *lane, const struct failure *failure)
+{
+    struct instance *self = lane->instance;
+    bool sick = failure->code == FAIL_INSTANCE_ERROR || failure->code == FAIL_BAD_PICTURE;
+    bool lost = failure->code == FAIL_INSTANCE_ERROR && device_error_is(failure->message);
+    if (failure->code == FAIL_INSTANCE_DIED) {
+        lose_others(lane);
+    }
+    if (failure->busy || failure->code == FAIL_INSTANCE_DIED) {
+        instance_explain(self, "%s: %s", failure->busy ? "takes no job" : "lost in a job",
+                         failure->message);
+        instance_leave_alone(self);
+        return;
+    }
+    if (sick && !is_test(lane)) {
+        self->error_streak++;
+        message_text(self->last_failure, sizeof self->last_failure, failure->message);
+    }
+    if (lost) {
+        instance_explain(self, "lost its device: %s", failure->message);
+        self->lost_device = self->life == LIFE_RUNNING;
+    }
+    if (lost && self->life == LIFE_NONE) {
+        instance_leave_alone(self); /* not ours to start anew: perhaps its owner does */
     }
 }
 
@@ -241,8 +321,7 @@ on_failed(void *context, const struct failure *failure)
 {
     struct lane *lane = context;
     struct instance *self = lane->instance;
-    const struct instance_events *events = &self->owner->events;
-    bool sick = failure->code == FAIL_INSTANCE_ERROR || failure->code == FAIL_BAD_PICTURE;
+    const struct instance_events *events = lane->events;
     if (failure->busy && draws_another(lane)) {
         if (lane->reporting) { /* busy with what we gave it: its queue is shorter than thought */
             lane->reporting = false;
@@ -250,16 +329,21 @@ on_failed(void *context, const struct failure *failure)
         }
         return;
     }
-    if (failure->code == FAIL_INSTANCE_DIED) {
-        lose_others(lane);
-    }
-    if (failure->busy || failure->code == FAIL_INSTANCE_DIED) {
-        instance_leave_alone(self);
-    } else if (sick) {
-        self->error_streak++;
-    }
-    timer_in_ms(self->stuck_timer, LIMIT_STOP_MS); /* should the GPU not become free */
+    blame(lane, failure);
+    bear(lane, LIMIT_STOP_MS); /* should the GPU not become free */
     report_failure(lane, failure);
+}
+
+/* Its device is lost. The jobs behind this one would fail as well: that is not their fault. */
+static void
+start_anew(struct lane *lane)
+{
+    struct instance *self = lane->instance;
+    char why[sizeof self->reason];
+    memcpy(why, self->reason, sizeof why);
+    self->lost_device = false;
+    lose_others(lane);
+    life_restart(self, why);
 }
 
 /* The driver is idle again: where the instance goes from here. */
@@ -270,9 +354,13 @@ on_free(void *context)
     struct instance *self = lane->instance;
     drawing_clear(&lane->result);
     lane->drawing = lane->reporting = false;
+    if (self->lost_device && !self->owner->stopping) {
+        start_anew(lane);
+        return;
+    }
     if (lanes_busy(self)) {
-        watch_for_silence(self);
         begin_front(self);
+        watch_next(self);
         return;
     }
     timer_stop(self->stuck_timer);
@@ -281,13 +369,12 @@ on_free(void *context)
         supervisor_check_stopped(self->owner);
         return;
     }
-    instance_probe_soon(self);
-    if (instance_is_bad(self)) {
-        instance_take_out(self);
+    if (is_test(lane)) {
+        selftest_is_free(self);
         return;
     }
-    bool alone = clock_mono_ms() < self->leave_alone_ms;
-    instance_set_state(self, alone ? INSTANCE_DOWN : INSTANCE_READY);
+    instance_probe_soon(self);
+    instance_go_on(self);
 }
 
 static void
@@ -298,11 +385,8 @@ interrupt(struct lane *lane)
         return;
     }
     lane->reporting = false;
-    if (lane == silent_one(self)) {
-        timer_in_ms(self->stuck_timer, instance_has_feature(self, DRIVER_INTERRUPT)
-                                           ? LIMIT_STOP_MS
-                                           : self->owner->opaque_ms);
-    }
+    bear(lane,
+         instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : self->owner->opaque_ms);
     self->driver->interrupt(lane->drive);
 }
 
@@ -313,16 +397,24 @@ on_stuck(void *context)
     struct instance *self = context;
     struct lane *lane = silent_one(self);
     char message[96];
+    char why[128];
     bool was_reporting = lane != NULL && lane->reporting;
     snprintf(message, sizeof message, "no step for %lld ms",
-             (long long)(clock_mono_ms() - self->step_at_ms));
+             (long long)(lane == NULL ? 0 : clock_mono_ms() - lane->news_ms));
     if (self->life != LIFE_NONE) {
+        snprintf(why, sizeof why, "%s: %s", was_reporting ? "stuck" : "does not stop drawing",
+                 message);
+        instance_set_reason(self, why);
         instance_went_down(self, FAIL_INSTANCE_STUCK, message);
-        life_restart(self, was_reporting ? "stuck" : "does not stop drawing");
+        life_restart(self, why);
         return;
     }
     if (was_reporting) {
-        self->error_streak++;
+        if (!is_test(lane)) {
+            self->error_streak++;
+            snprintf(self->last_failure, sizeof self->last_failure, "stuck: %s", message);
+        }
+        instance_explain(self, "stuck: %s", message);
         interrupt(lane); /* before the report: the agent may ask too */
         lane->reporting = true;
         report_failure(lane, &(struct failure){ .code = FAIL_INSTANCE_STUCK,
@@ -332,6 +424,7 @@ on_stuck(void *context)
     }
     /* It was told to stop long ago. Not ours to kill: forget the job and look again later. */
     log_warn("instance-does-not-stop instance=%s", self->name);
+    instance_explain(self, "does not stop drawing: %s", message);
     instance_went_down(self, FAIL_INSTANCE_STUCK, message);
     instance_leave_alone(self);
     if (self->owner->stopping) {
@@ -352,6 +445,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         struct lane *lane = &self->lanes[i];
         lane->instance = self;
+        lane->events = &self->owner->events;
         lane->host = (struct driver_host){
             .reactor = reactor,
             .http = self->owner->http,
@@ -417,7 +511,38 @@ static bool
 would_queue(const struct instance *self)
 {
     return self->state == INSTANCE_BUSY && instance_has_feature(self, DRIVER_QUEUE) &&
-           !instance_is_bad(self) && clock_mono_ms() >= self->leave_alone_ms;
+           !instance_is_bad(self) && !selftest_is_due(self) &&
+           clock_mono_ms() >= self->leave_alone_ms;
+}
+
+static int
+give(struct lane *lane, const struct draw_request *request, const struct instance_events *events)
+{
+    struct instance *self = lane->instance;
+    lane->step = 0;
+    lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
+    int rc = self->driver->draw(lane->drive, request);
+    if (rc != 0) {
+        return rc;
+    }
+    lane->events = events;
+    lane->drawing = lane->reporting = true;
+    lane->order = ++self->n_draws;
+    lane->serial = request->serial;
+    lane->pixels =
+        (uint32_t)request->envelope->width * request->envelope->height * request->envelope->n;
+    lane->steps = request->envelope->steps;
+    watch(lane);
+    return 0;
+}
+
+bool
+lanes_test(struct instance *self, const struct draw_request *request)
+{
+    assert(!lanes_busy(self));
+    timer_stop(self->probe_timer);
+    self->driver->probe_cancel(self->lanes[0].drive);
+    return give(&self->lanes[0], request, &self->selftest_events) == 0;
 }
 
 int
@@ -426,7 +551,8 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     struct lane *lane = idle_lane(self);
-    bool first = self->state == INSTANCE_READY && !lanes_busy(self);
+    bool first = self->state == INSTANCE_READY && !lanes_busy(self) && !instance_is_bad(self) &&
+                 !selftest_is_due(self);
     if (owner->stopping || lane == NULL || (!first && !would_queue(self))) {
         return -EBUSY;
     }
@@ -434,20 +560,13 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
         timer_stop(self->probe_timer);
         self->driver->probe_cancel(self->lanes[0].drive);
     }
-    lane->step = 0;
-    lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
-    if (self->driver->draw(lane->drive, request) != 0) {
+    if (give(lane, request, &owner->events) != 0) {
         if (first) {
             instance_probe_soon(self);
         }
         return -EBUSY;
     }
-    lane->drawing = lane->reporting = true;
-    lane->order = ++self->n_draws;
-    lane->serial = request->serial;
-    if (lane == silent_one(self)) {
-        watch_for_silence(self);
-    }
+    self->state_since_ms = self->state == INSTANCE_BUSY ? self->state_since_ms : clock_mono_ms();
     self->state = INSTANCE_BUSY; /* the caller knows: no on_state from inside */
     return 0;
 }
@@ -458,7 +577,7 @@ instance_interrupt(struct supervisor *owner, uint32_t index, uint32_t serial)
     assert(index < owner->n_instances);
     struct instance *self = &owner->instances[index];
     for (uint32_t i = 0; i < self->n_lanes; i++) {
-        if (self->lanes[i].serial == serial) {
+        if (self->lanes[i].serial == serial && !is_test(&self->lanes[i])) {
             interrupt(&self->lanes[i]);
         }
     }

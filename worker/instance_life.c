@@ -2,6 +2,7 @@
 #include "common/log.h"
 #include "common/scope.h"
 #include "worker/instance_private.h"
+#include "worker/message.h"
 #include "worker/port.h"
 #include <assert.h>
 #include <errno.h>
@@ -135,6 +136,13 @@ is_only_ours(const struct instance *self)
     return true;
 }
 
+static void
+explain_port(struct instance *self, char *holder, uint32_t size)
+{
+    port_holder(self->port, holder, size);
+    instance_explain(self, "waits for port %u, held by %s", self->port, holder);
+}
+
 /* False: not yet, a timer is set. */
 static bool
 has_port(struct instance *self)
@@ -142,6 +150,9 @@ has_port(struct instance *self)
     char holder[96];
     int64_t now_ms = clock_mono_ms();
     if (self->port != 0 && port_is_free(self->port)) {
+        if (self->port_since_ms != 0) {
+            instance_set_reason(self, "");
+        }
         self->port_since_ms = 0;
         return true;
     }
@@ -150,8 +161,9 @@ has_port(struct instance *self)
     }
     if (self->port_since_ms == 0) {
         self->port_since_ms = now_ms;
+        explain_port(self, holder, sizeof holder);
     } else if (now_ms - self->port_since_ms >= LIMIT_PORT_MS) {
-        port_holder(self->port, holder, sizeof holder);
+        explain_port(self, holder, sizeof holder);
         log_error("instance-port-taken instance=%s port=%u holder=\"%s\" "
                   "cure=\"end it or choose another --base-port\"",
                   self->name, self->port, holder);
@@ -191,17 +203,24 @@ next_backoff(struct instance *self)
     return delay_ms;
 }
 
-/* It ended, or could not be started: once more, unless that happened too often. */
+/* It ended, or could not be started: once more, unless that happened too often. Then again after a
+ * long pause, once: what was wrong may have been put right meanwhile. */
 static void
 start_again(struct instance *self)
 {
     char log[PATH_MAX];
-    if (is_crash_loop(self)) {
+    if (is_crash_loop(self) || self->on_trial) {
         log_path(self, log);
-        log_error("instance-broken instance=%s exits=%d within_ms=%d log=\"%s\" "
-                  "cure=\"read the end of the log, then restart the worker\"",
-                  self->name, LIMIT_CRASHES, LIMIT_CRASH_WINDOW_MS, log);
+        log_error("instance-broken instance=%s exits=%d within_ms=%d last=\"%s\" log=\"%s\" "
+                  "again_in_ms=%lld cure=\"read the end of the log; a restart of the worker tries "
+                  "at once\"",
+                  self->name, LIMIT_CRASHES, LIMIT_CRASH_WINDOW_MS, self->last_exit, log,
+                  (long long)self->owner->broken_ms);
+        instance_explain(self, "crash loop: %d exits within %d s, last: %.60s, log %s",
+                         LIMIT_CRASHES, LIMIT_CRASH_WINDOW_MS / 1000, self->last_exit, log);
         self->life = LIFE_OVER;
+        self->on_trial = true;
+        timer_in_ms(self->life_timer, self->owner->broken_ms);
         instance_set_state(self, INSTANCE_BROKEN);
         return;
     }
@@ -232,6 +251,7 @@ is_unkillable(struct instance *self)
     child_destroy(&self->child);
     self->life = LIFE_OVER;
     if (self->restart) {
+        instance_set_reason(self, "cannot be killed: its device is lost, reboot the host");
         instance_set_state(self, INSTANCE_BROKEN);
     }
     supervisor_check_stopped(self->owner);
@@ -279,6 +299,8 @@ has_exited(struct instance *self, int status)
     exit_text(status, how, sizeof how);
     log_warn("instance-exited instance=%s pid=%d how=\"%s\" log=\"%s\"", self->name,
              (int)child_pid(self->child), how, log);
+    snprintf(self->last_exit, sizeof self->last_exit, "%s", how);
+    instance_explain(self, "%s, log %s", how, log);
     begin_end(self, true);
     instance_went_down(self, FAIL_INSTANCE_DIED, how);
 }
@@ -296,6 +318,9 @@ on_life_timer(void *context)
         rc = start(self);
         if (rc != 0) {
             log_error("instance-start-failed instance=%s error=\"%s\"", self->name, strerror(-rc));
+            snprintf(self->last_exit, sizeof self->last_exit, "cannot be started: %s",
+                     strerror(-rc));
+            instance_set_reason(self, self->last_exit);
             start_again(self);
         }
         return;
@@ -305,8 +330,11 @@ on_life_timer(void *context)
     case LIFE_ENDING:
         look_at_end(self);
         return;
+    case LIFE_OVER: /* LIMIT_BROKEN_MS have passed */
+        log_info("instance-tried-again instance=%s", self->name);
+        life_begin(self, 0);
+        return;
     case LIFE_NONE:
-    case LIFE_OVER:
         return;
     }
 }
@@ -333,6 +361,8 @@ life_restart(struct instance *self, const char *why)
     }
     log_warn("instance-killed instance=%s pid=%d reason=\"%s\"", self->name,
              (int)child_pid(self->child), why);
+    message_text(self->last_exit, sizeof self->last_exit, why);
+    instance_set_reason(self, why);
     begin_end(self, true);
     self->killed = true; /* one that hangs does not hear SIGTERM, and its job is lost anyway */
     child_kill(self->child);
@@ -351,11 +381,11 @@ life_stop(struct instance *self)
         self->restart = false;
         break;
     case LIFE_WAITING:
+    case LIFE_OVER:
         timer_stop(self->life_timer);
         self->life = LIFE_OVER;
         break;
     case LIFE_NONE:
-    case LIFE_OVER:
         break;
     }
 }

@@ -128,6 +128,7 @@ read_config(struct supervisor *self, const struct supervisor_config *config)
     for (uint32_t i = 0; i < self->n_instances; i++) {
         self->instances[i].owner = self;
         self->instances[i].index = i;
+        self->instances[i].state_since_ms = clock_mono_ms();
     }
     rc = n_start == 0 ? 0 : read_start(self, config);
     for (uint32_t i = 0; rc == 0 && i < config->n_attach; i++) {
@@ -222,6 +223,7 @@ copy_settings(struct supervisor *self, const struct supervisor_config *config)
     self->stuck_ms = config->stuck_ms > 0 ? config->stuck_ms : LIMIT_STUCK_MS;
     self->opaque_ms = config->opaque_ms > 0 ? config->opaque_ms : LIMIT_OPAQUE_MS;
     self->startup_ms = config->startup_ms > 0 ? config->startup_ms : LIMIT_STARTUP_MS;
+    self->broken_ms = config->broken_ms > 0 ? config->broken_ms : LIMIT_BROKEN_MS;
     if (config->start != NULL) {
         self->start = strdup(config->start);
         self->state_dir = strdup(config->state_dir);
@@ -247,6 +249,7 @@ supervisor_new(struct supervisor **out, struct reactor *reactor, struct http_cli
         return rc;
     }
     copy_settings(self, config);
+    self->helper = config->helper;
     rc = self->start == NULL ? 0 : become_parent(self);
     for (uint32_t i = 0; rc == 0 && i < self->n_instances; i++) {
         rc = instance_open(&self->instances[i]);
@@ -374,12 +377,25 @@ instance_max_pixels(const struct supervisor *self, uint32_t index)
     return at(self, index)->health.max_pixels;
 }
 
+/* Why it is in its state, since when, and how its process ended last. */
+static void
+explain_facts(const struct instance *self, json_t *facts)
+{
+    json_object_set_new(facts, "state_ms", json_integer(clock_mono_ms() - self->state_since_ms));
+    if (self->reason[0] != '\0') {
+        json_object_set_new(facts, "reason", json_string(self->reason));
+    }
+    if (self->last_exit[0] != '\0') {
+        json_object_set_new(facts, "last_exit", json_string(self->last_exit));
+    }
+}
+
 size_t
 instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t size)
 {
     const struct instance *instance = at(self, index);
-    json_int_t step_ms = instance->usual_step_ms > 0 ? (json_int_t)instance->usual_step_ms
-                                                     : (json_int_t)instance->health.last_step_ms;
+    json_int_t step_ms = instance->last_step_ms > 0 ? (json_int_t)instance->last_step_ms
+                                                    : (json_int_t)instance->health.last_step_ms;
     json_t *facts =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:I, s:I, s:b}", "name",
                   instance->name, "driver", instance->driver->name, "url", instance->url, "state",
@@ -388,6 +404,7 @@ instance_facts(const struct supervisor *self, uint32_t index, char *out, size_t 
                   instance->child == NULL ? 0 : (int)child_pid(instance->child), "restarts",
                   (int)instance->restarts, "max_pixels", (json_int_t)instance->health.max_pixels,
                   "last_step_ms", step_ms, "started", instance->life != LIFE_NONE);
+    explain_facts(instance, facts);
     size_t length = facts == NULL ? 0 : json_dumpb(facts, out, size, JSON_COMPACT);
     json_decref(facts);
     return length <= size ? length : 0;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 /*
- * What worker/loop.c and report.c do around the agent's core, on simulated edges.
+ * What worker/loop*.c and report.c do around the agent's core, on simulated edges.
  */
 
 static int64_t

@@ -51,8 +51,8 @@ class Job:
 class FakeInstance:
     """Listens on a free port of loopback until close()."""
 
-    def __init__(self, modes=("good",), step_s=STEP_S):
-        self.modes, self.step_s = list(modes), step_s
+    def __init__(self, modes=("good",), step_s=STEP_S, error="out of memory"):
+        self.modes, self.step_s, self.error = list(modes), step_s, error
         self.jobs, self.order, self.deleted = {}, [], []
         self.lock = threading.Lock()
         instance = self
@@ -120,7 +120,7 @@ class FakeInstance:
         told = {"id": job.request["id"], "state": state, "step": job.step(), "steps": job.request["steps"],
                 "epoch": "fake", "gpu_ms": 1, "error": None, "images": []}
         if state == "failed":
-            told["error"] = {"code": "cuda", "message": "out of memory"}
+            told["error"] = {"code": "cuda", "message": self.error}
         if state == "succeeded":
             told["images"] = [{"index": i, "seed": (job.request["seed"] + i) % 2**32}
                               for i in range(job.request["n"])]

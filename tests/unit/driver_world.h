@@ -19,6 +19,7 @@
 struct world {
     struct reactor *reactor;
     struct http_client *http;
+    struct helper_thread *helper;
     struct supervisor *supervisor;
     struct timer *limit;
     struct http_server *server;
@@ -217,11 +218,14 @@ open_world(struct world *world, const char *words, int64_t stuck_ms)
                                       .context = world };
     char text[512];
     const char *line = text;
-    struct supervisor_config config = {
-        .attach = &line, .n_attach = 1, .stuck_ms = stuck_ms, .startup_ms = 2 * stuck_ms
-    };
     process_setup();
     cr_assert(zero(int, reactor_new(&world->reactor, false)));
+    cr_assert(zero(int, helper_thread_new(&world->helper, world->reactor)));
+    struct supervisor_config config = { .attach = &line,
+                                        .n_attach = 1,
+                                        .stuck_ms = stuck_ms,
+                                        .startup_ms = 2 * stuck_ms,
+                                        .helper = world->helper };
     cr_assert(zero(int, http_client_new(&world->http, world->reactor)));
     cr_assert(zero(int, timer_new(&world->limit, world->reactor, too_late, world)));
     serve(world, 0);
@@ -238,6 +242,7 @@ close_world(struct world *world)
 {
     drawing_clear(&world->drawing);
     supervisor_destroy(&world->supervisor);
+    helper_thread_destroy(&world->helper);
     http_server_destroy(&world->server);
     timer_destroy(&world->limit);
     http_client_destroy(&world->http);

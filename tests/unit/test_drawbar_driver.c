@@ -536,19 +536,26 @@ Test(drawbar_driver, an_answer_that_makes_no_sense_is_an_error_and_the_job_is_re
     close_world(&world);
 }
 
+static void
+judge(struct world *world, enum judgement_kind kind)
+{
+    struct judgement judgement = { .kind = kind, .message = "asked 64x64, got 32x32" };
+    instance_judge(world->supervisor, 0, &judgement);
+}
+
 Test(drawbar_driver, three_bad_pictures_in_a_row_take_the_instance_out)
 {
     struct world world;
     open_world(&world);
     for (int i = 1; i < LIMIT_ERROR_STREAK; i++) {
-        instance_judge(world.supervisor, 0, false);
+        judge(&world, JUDGED_BAD);
     }
-    instance_judge(world.supervisor, 0, true); /* not in a row */
-    instance_judge(world.supervisor, 0, false);
+    judge(&world, JUDGED_GOOD); /* not in a row */
+    judge(&world, JUDGED_BAD);
     turn_for(&world, 1500);
     cr_assert(zero(sz, strlen(world.heard)), "%s", world.heard);
     for (int i = 1; i < LIMIT_ERROR_STREAK; i++) {
-        instance_judge(world.supervisor, 0, false);
+        judge(&world, JUDGED_BAD);
     }
     turn_until(&world, "down", 1000);
     turn_until(&world, "ready", 3000);

@@ -99,25 +99,37 @@ move(struct world *world, uint32_t serial, const char *state, uint32_t step)
 }
 
 static int
-give(struct world *world, uint32_t serial)
+give_sized(struct world *world, uint32_t serial, uint16_t side)
 {
-    struct envelope envelope = { .width = 64, .height = 64, .steps = 4, .n = 1 };
+    struct envelope envelope = { .width = side, .height = side, .steps = 4, .n = 1 };
     struct job_body body = { .prompt = { "fox", 3 }, .seed = 1 };
     struct draw_request request = { .serial = serial, .envelope = &envelope, .body = &body };
     snprintf(request.id, sizeof request.id, "J%u", serial);
     return instance_draw(world->supervisor, 0, &request);
 }
 
+static int
+give(struct world *world, uint32_t serial)
+{
+    return give_sized(world, serial, 64);
+}
+
 static void
-accepted(struct world *world, uint32_t serial)
+accepted_sized(struct world *world, uint32_t serial, uint16_t side)
 {
     struct stub *stub = world->stub;
     int64_t end_ms = clock_mono_ms() + 5000;
-    cr_assert(zero(int, give(world, serial)));
+    cr_assert(zero(int, give_sized(world, serial, side)));
     while (stub->jobs[serial].poll == NULL && clock_mono_ms() < end_ms) {
         turn_for(world, 2);
     }
     cr_assert(stub->jobs[serial].poll != NULL, "job %u is not asked for", serial);
+}
+
+static void
+accepted(struct world *world, uint32_t serial)
+{
+    accepted_sized(world, serial, 64);
 }
 
 static void
@@ -213,6 +225,55 @@ Test(instance_queue, the_job_behind_is_not_stuck_while_the_other_is_drawn)
     turn_until(&world, "2:taken", 3000);
     turn_until(&world, "2:failed", 6000);
     expect_failure(&world, FAIL_INSTANCE_STUCK, true, false);
+    close_world(&world);
+}
+
+Test(instance_queue, a_larger_picture_has_more_time_for_a_step_and_a_small_one_has_not)
+{
+    struct world world;
+    struct stub stub;
+    open_queue(&world, &stub, 100);
+    accepted(&world, 1);
+    for (uint32_t step = 1; step < 4;
+         step++) { /* so 60 ms are usual, or more if this host is slow */
+        turn_for(&world, 60);
+        move(&world, 1, "running", step);
+    }
+    move(&world, 1, "succeeded", 4);
+    turn_until(&world, "ready", 3000);
+    accepted_sized(&world, 2, 128);
+    move(&world, 2, "running", 1);
+    turn_for(&world, 1200); /* more than 10 usual steps of 64 x 64, less than 10 of 128 x 128 */
+    cr_assert(strstr(world.heard, "2:failed") == NULL, "%s", world.heard);
+    move(&world, 2, "succeeded", 4);
+    turn_until(&world, "ready", 3000);
+    accepted(&world, 3);
+    int64_t begun_ms = clock_mono_ms();
+    turn_until(&world, "3:failed", 20000);
+    cr_assert(ge(i64, clock_mono_ms() - begun_ms, 400), "more than 100 ms");
+    expect_failure(&world, FAIL_INSTANCE_STUCK, true, false);
+    close_world(&world);
+}
+
+Test(instance_queue, pictures_on_their_way_give_a_hanging_job_no_more_time)
+{
+    struct world world;
+    struct stub stub;
+    open_queue(&world, &stub, 3000); /* 6000 ms for the first job */
+    accepted(&world, 1);
+    move(&world, 1, "succeeded", 4);
+    turn_until(&world, "ready", 3000);
+    accepted(&world, 2);
+    accepted(&world, 3);
+    move(&world, 2, "running", 4); /* all steps are made: the third begins */
+    turn_until(&world, "3:taken", 3000);
+    int64_t begun_ms = clock_mono_ms();
+    turn_for(&world, 2000);
+    move(&world, 2, "succeeded", 4);
+    turn_until(&world, "2:drawn", 3000);
+    turn_until(&world, "3:failed", 9000);
+    cr_assert(ge(i64, clock_mono_ms() - begun_ms, 3000));
+    cr_assert(lt(i64, clock_mono_ms() - begun_ms, 4800), "no 3000 ms more from the picture on");
     close_world(&world);
 }
 

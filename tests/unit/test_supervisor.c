@@ -418,6 +418,25 @@ facts_of(const struct world *world)
     return facts;
 }
 
+/* What its facts say; "" for what they do not have. */
+static const char *
+told(const struct world *world, const char *key)
+{
+    static char text[256];
+    json_t *facts = facts_of(world);
+    const char *value = json_string_value(json_object_get(facts, key));
+    snprintf(text, sizeof text, "%s", value == NULL ? "" : value);
+    json_decref(facts);
+    return text;
+}
+
+static void
+expect_reason(const struct world *world, const char *part)
+{
+    const char *reason = told(world, "reason");
+    cr_assert(strstr(reason, part) != NULL, "no \"%s\" in \"%s\"", part, reason);
+}
+
 Test(supervisor, a_started_instance_becomes_ready_and_is_stopped_in_order)
 {
     struct world world;
@@ -484,7 +503,44 @@ Test(supervisor, a_crash_loop_ends_broken)
         eq(int, (int)json_integer_value(json_object_get(facts, "restarts")), LIMIT_CRASHES - 1));
     json_decref(facts);
     cr_assert(ne(ptr, strstr(text_of("instance-0.log"), "no "), NULL));
+    expect_reason(&world, "crash loop: 5 exits within 60 s, last: exit code 7, log /");
+    cr_assert(eq(str, (char *)told(&world, "last_exit"), (char *)"exit code 7"));
     cr_assert(zero(int, turn_until_stopped(&world, 1000)));
+    close_world(&world);
+}
+
+Test(supervisor, a_broken_one_is_started_once_more_after_a_long_pause_and_stays_if_it_is_sound)
+{
+    struct world world;
+    char command[1024];
+    snprintf(command, sizeof command, "test -e %s/healed || exit 7; %s", directory, TINY);
+    struct supervisor_config config = starting(command);
+    config.broken_ms = 700;
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_BROKEN, 20000)));
+    int64_t broken_ms = clock_mono_ms();
+    cr_assert(zero(int, turn_until(&world, INSTANCE_STARTING, 5000)));
+    cr_assert(ge(i64, clock_mono_ms() - broken_ms, 700));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_BROKEN, 5000)), "one more end is enough");
+    FILE *file = fopen(path_of("healed"), "w");
+    fclose(file);
+    cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
+    cr_assert(eq(str, (char *)told(&world, "reason"), (char *)""));
+    close_world(&world);
+}
+
+Test(supervisor, a_broken_one_that_waits_for_its_next_start_is_stopped_at_once)
+{
+    struct world world;
+    struct supervisor_config config = starting("echo no {port} here; exit 7");
+    config.broken_ms = 300;
+    cr_assert(zero(int, open_world(&world, &config)));
+    cr_assert(zero(int, turn_until(&world, INSTANCE_BROKEN, 20000)));
+    cr_assert(zero(int, turn_until_stopped(&world, 1000)));
+    world.stopped = false;
+    uint32_t n_states = world.n_states;
+    cr_assert(eq(int, turn_until(&world, INSTANCE_STARTING, 600), -ETIMEDOUT));
+    cr_assert(eq(u32, world.n_states, n_states), "and not started any more");
     close_world(&world);
 }
 
@@ -495,7 +551,9 @@ Test(supervisor, one_that_is_not_ready_in_time_is_started_again)
     config.startup_ms = 700;
     cr_assert(zero(int, open_world(&world, &config)));
     cr_assert(zero(int, turn_until(&world, INSTANCE_DOWN, 5000)));
+    expect_reason(&world, "not ready within 700 ms: ");
     cr_assert(zero(int, turn_until(&world, INSTANCE_STARTING, 5000)));
+    expect_reason(&world, "not ready within 700 ms: "); /* why it starts anew */
     close_world(&world);
 }
 
@@ -511,6 +569,7 @@ Test(supervisor, one_that_stops_answering_is_killed_and_started_again)
     kill(-pid, SIGSTOP); /* the whole group hangs */
     int64_t limit_ms = LIMIT_PROBES_FAILED * (LIMIT_PROBE_MS + LIMIT_PROBE_ANSWER_MS) + 3000;
     cr_assert(zero(int, turn_until(&world, INSTANCE_DOWN, limit_ms)));
+    expect_reason(&world, "health checks fail: ");
     cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
     cr_assert(not(lives(pid)));
     close_world(&world);
@@ -532,6 +591,10 @@ Test(supervisor, waits_until_its_port_is_free)
     cr_assert(zero(int, open_world(&world, &config)));
     cr_assert(eq(int, turn_until(&world, INSTANCE_READY, 1500), -ETIMEDOUT));
     cr_assert(zero(sz, strlen(text_of("instance-0.log"))), "nothing was started");
+    char reason[64];
+    snprintf(reason, sizeof reason, "waits for port %u, held by pid %d (", config.base_port,
+             (int)getpid());
+    expect_reason(&world, reason);
     close(fd);
     cr_assert(zero(int, turn_until(&world, INSTANCE_READY, 15000)));
     close_world(&world);

@@ -17,6 +17,7 @@ struct settings {
     const char *host, *model;
     bool insecure;
     const char *speed, *fail_rate, *black_rate, *garbage_rate, *wrong_size_rate;
+    const char *fail_jobs, *black_jobs; /* "": none */
     struct sim_faults faults;
 };
 
@@ -37,6 +38,9 @@ static struct settings settings = {
     .black_rate = "0",
     .garbage_rate = "0",
     .wrong_size_rate = "0",
+    .fail_jobs = "",
+    .black_jobs = "",
+    .faults = { .fail_message = "a simulated failure" },
 };
 
 /* clang-format off */ /* name, kind, target, argument; help, least, most, required */
@@ -61,8 +65,14 @@ static const struct option options[] = {
       "Not ready until then.", 0, 3600000, false },
     { "fail-rate", OPTION_STRING, &settings.fail_rate, "P",
       "Fault: probability (0 to 1) that a job fails.", 0, 0, false },
+    { "fail-jobs", OPTION_STRING, &settings.fail_jobs, "A-B",
+      "Fault: the A-th to B-th job fail; A- is all from the A-th on.", 0, 0, false },
+    { "fail-message", OPTION_STRING, &settings.faults.fail_message, "TEXT",
+      "What a failed job says.", 0, 0, false },
     { "black-rate", OPTION_STRING, &settings.black_rate, "P",
       "Fault: that its pictures are of one colour.", 0, 0, false },
+    { "black-jobs", OPTION_STRING, &settings.black_jobs, "A-B",
+      "Fault: those of the A-th to B-th job are; A- is all from the A-th on.", 0, 0, false },
     { "garbage-rate", OPTION_STRING, &settings.garbage_rate, "P",
       "Fault: that they are bytes that are no PNG.", 0, 0, false },
     { "wrong-size-rate", OPTION_STRING, &settings.wrong_size_rate, "P",
@@ -107,6 +117,34 @@ read_fraction(const char *flag, const char *text, double most, double *value)
     return true;
 }
 
+/* "3-5", "3-", "3". */
+static bool
+read_range(const char *flag, const char *text, struct sim_range *range)
+{
+    char *end = NULL;
+    if (text[0] == '\0') {
+        return true;
+    }
+    range->first = strtoull(text, &end, 10);
+    range->last = range->first;
+    bool good = end != text && text[0] != '-' && range->first > 0;
+    if (good && *end == '-') {
+        const char *second = end + 1;
+        range->last = *second == '\0' ? UINT64_MAX : strtoull(second, &end, 10);
+        good = *second != '-' && range->last >= range->first;
+        end += *second == '\0';
+    }
+    if (!good || *end != '\0') {
+        (void)fprintf(
+            stderr,
+            "drawbar-sim-instance: --%s: \"%s\" is not a range of jobs such as 3-5, 3- or "
+            "3, counted from 1\n",
+            flag, text);
+        return false;
+    }
+    return true;
+}
+
 static bool
 settings_check(struct settings *s, double *speed)
 {
@@ -114,7 +152,9 @@ settings_check(struct settings *s, double *speed)
         !read_fraction("fail-rate", s->fail_rate, 1, &s->faults.fail_rate) ||
         !read_fraction("black-rate", s->black_rate, 1, &s->faults.black_rate) ||
         !read_fraction("garbage-rate", s->garbage_rate, 1, &s->faults.garbage_rate) ||
-        !read_fraction("wrong-size-rate", s->wrong_size_rate, 1, &s->faults.wrong_size_rate)) {
+        !read_fraction("wrong-size-rate", s->wrong_size_rate, 1, &s->faults.wrong_size_rate) ||
+        !read_range("fail-jobs", s->fail_jobs, &s->faults.fail_jobs) ||
+        !read_range("black-jobs", s->black_jobs, &s->faults.black_jobs)) {
         return false;
     }
     if (*speed < 1e-3) {

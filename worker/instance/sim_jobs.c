@@ -263,6 +263,12 @@ reached(int64_t after, uint64_t ordinal)
     return after > 0 && ordinal >= (uint64_t)after;
 }
 
+static bool
+is_in(const struct sim_range *range, uint64_t ordinal)
+{
+    return range->first > 0 && ordinal >= range->first && ordinal <= range->last;
+}
+
 /* Faults that show in the middle of a job. True: the job is over. */
 static bool
 strike(struct sim_jobs *self)
@@ -277,7 +283,7 @@ strike(struct sim_jobs *self)
         _exit(1);
     }
     if (self->fails) {
-        fail(self, job, "generation_failed", "a simulated failure");
+        fail(self, job, "generation_failed", self->config.faults.fail_message);
         return true;
     }
     return false;
@@ -314,7 +320,8 @@ static enum sim_picture_kind
 throw_kind(const struct sim_faults *faults, uint64_t ordinal)
 {
     uint64_t seed = (uint64_t)faults->seed;
-    return dice(seed, ordinal, 2, faults->black_rate)        ? SIM_PICTURE_BLACK
+    bool black = is_in(&faults->black_jobs, ordinal) || dice(seed, ordinal, 2, faults->black_rate);
+    return black                                             ? SIM_PICTURE_BLACK
            : dice(seed, ordinal, 3, faults->garbage_rate)    ? SIM_PICTURE_GARBAGE
            : dice(seed, ordinal, 4, faults->wrong_size_rate) ? SIM_PICTURE_WRONG_SIZE
                                                              : SIM_PICTURE_GOOD;
@@ -337,7 +344,8 @@ begin_next(struct sim_jobs *self)
     job->begun_us = clock_mono_us();
     job->queue_ms = (job->begun_us - job->queued_us) / 1000;
     self->hangs = reached(faults->hang_after, job->ordinal);
-    self->fails = dice((uint64_t)faults->seed, job->ordinal, 1, faults->fail_rate);
+    self->fails = is_in(&faults->fail_jobs, job->ordinal) ||
+                  dice((uint64_t)faults->seed, job->ordinal, 1, faults->fail_rate);
     self->kind = throw_kind(faults, job->ordinal);
     double step_us = (double)self->config.step_ms * 1000 * job->n / self->config.speed;
     self->step_us =

@@ -63,8 +63,15 @@ struct sim_job {
     struct sim_image images[LIMIT_IMAGES]; /* n of them when SUCCEEDED */
 };
 
+/* Jobs by their number, both ends included; none: both 0. */
+struct sim_range {
+    uint64_t first, last;
+};
+
 /* Rates are probabilities from 0 to 1, thrown for each job when it begins; an N of 0 is never. */
 struct sim_faults {
+    struct sim_range fail_jobs, black_jobs;
+    const char *fail_message; /* of failed jobs, borrowed for life */
     double fail_rate, black_rate, garbage_rate, wrong_size_rate;
     int64_t die_after, hang_after, slow_after;
     int64_t seed;
