@@ -78,10 +78,11 @@ limit_of(const struct lane *lane)
 {
     const struct instance *self = lane->instance;
     const struct supervisor *owner = self->owner;
-    bool tells = instance_has_feature(self, DRIVER_STEPS);
+    bool waits = lane->waiting && !lane->begun;
+    bool tells = instance_has_feature(self, DRIVER_STEPS) && !waits;
     struct silence silence = { .pixels = lane->pixels,
                                .steps = tells ? 1 : lane->steps,
-                               .least_ms = tells ? owner->stuck_ms : LIMIT_OPAQUE_MS,
+                               .least_ms = tells ? owner->stuck_ms : owner->opaque_ms,
                                /* the first job loads and compiles */
                                .warm_ms = self->warm ? 0 : owner->startup_ms };
     return usual_limit_ms(&self->usual, &silence);
@@ -189,6 +190,14 @@ make(struct lane *lane)
 /* -- what the drivers report -- */
 
 static void
+on_waiting(void *context)
+{
+    struct lane *lane = context;
+    lane->waiting = true;
+    watch(lane);
+}
+
+static void
 on_taken(void *context)
 {
     struct lane *lane = context;
@@ -214,6 +223,7 @@ on_step(void *context, uint32_t step, uint32_t steps)
     }
     learn(lane, step - lane->step, lane->news_ms);
     lane->step = step;
+    self->health.lacks &= ~(unsigned)DRIVER_STEPS; /* a backlog leaves no time for a health check */
     watch(lane);
     events->on_step(events->context, self->index, lane->serial, (uint8_t)step, (uint8_t)steps);
     if (step == steps) {
@@ -375,7 +385,8 @@ interrupt(struct lane *lane)
         return;
     }
     lane->reporting = false;
-    bear(lane, instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
+    bear(lane,
+         instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : self->owner->opaque_ms);
     self->driver->interrupt(lane->drive);
 }
 
@@ -441,6 +452,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
             .words = &self->words,
             .url = self->url,
             .on_probed = on_probed,
+            .on_waiting = on_waiting,
             .on_taken = on_taken,
             .on_step = on_step,
             .on_picture = on_picture,
@@ -508,7 +520,7 @@ give(struct lane *lane, const struct draw_request *request, const struct instanc
 {
     struct instance *self = lane->instance;
     lane->step = 0;
-    lane->accepted = lane->begun = lane->lost = lane->made = false;
+    lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
     int rc = self->driver->draw(lane->drive, request);
     if (rc != 0) {
         return rc;

@@ -35,7 +35,7 @@ struct supervisor {
     char *state_dir;
     int lock_fd; /* of state_dir; -1: none */
     bool any_port;
-    int64_t stuck_ms, startup_ms, broken_ms, memory_ms;
+    int64_t stuck_ms, opaque_ms, startup_ms, broken_ms, memory_ms;
     struct gpu *gpu;
     int64_t memory_mib; /* that each started one is known to need; 0: it is learned */
     bool stopping;      /* asked to */
@@ -64,6 +64,7 @@ struct lane {
     bool drawing;   /* the driver has a job */
     bool reporting; /* and the agent wants to hear of it */
     bool accepted;  /* the server has it */
+    bool waiting;   /* the server has it, behind what others gave it */
     bool begun;     /* and has begun it: nothing is before it */
     bool lost;      /* not begun when the server died with the one before it: no turn comes */
     bool made;      /* its last step is made: the GPU has done with it */

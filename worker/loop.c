@@ -173,6 +173,7 @@ open_supervisor(struct loop *self)
                                         .base_port = (uint16_t)options->base_port,
                                         .state_dir = options->state_dir,
                                         .stuck_ms = options->stuck_ms,
+                                        .opaque_ms = options->opaque_ms,
                                         .startup_ms = options->startup_s * 1000,
                                         .helper = self->helper,
                                         .nvml = options->nvml,
