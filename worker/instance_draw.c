@@ -66,11 +66,13 @@ lanes_busy(const struct instance *self)
 /* -- silence -- */
 
 static int64_t
-stuck_limit_ms(const struct instance *self)
+stuck_limit_ms(struct instance *self)
 {
     const struct supervisor *owner = self->owner;
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms = instance_has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : LIMIT_OPAQUE_MS;
+    const struct lane *lane = silent_one(self);
+    bool tells = instance_has_feature(self, DRIVER_STEPS) && (lane == NULL || !lane->opaque);
+    int64_t least_ms = tells ? owner->stuck_ms : LIMIT_OPAQUE_MS;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
         limit_ms = owner->startup_ms; /* the first job loads and compiles */
@@ -170,6 +172,20 @@ on_step(void *context, uint32_t step, uint32_t steps)
     events->on_step(events->context, self->index, lane->serial, (uint8_t)step, (uint8_t)steps);
     if (step == steps) {
         make(lane);
+    }
+}
+
+static void
+on_work(void *context, bool tells)
+{
+    struct lane *lane = context;
+    struct instance *self = lane->instance;
+    if (!lane->reporting) {
+        return; /* it was told to stop: that has a limit of its own */
+    }
+    lane->opaque = !tells;
+    if (lane == silent_one(self)) {
+        timer_in_ms(self->stuck_timer, stuck_limit_ms(self)); /* the usual step is not touched */
     }
 }
 
@@ -345,6 +361,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
             .on_probed = on_probed,
             .on_taken = on_taken,
             .on_step = on_step,
+            .on_work = on_work,
             .on_picture = on_picture,
             .on_drawn = on_drawn,
             .on_failed = on_failed,
@@ -419,7 +436,7 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
         self->driver->probe_cancel(self->lanes[0].drive);
     }
     lane->step = 0;
-    lane->accepted = lane->begun = lane->lost = lane->made = false;
+    lane->accepted = lane->begun = lane->lost = lane->made = lane->opaque = false;
     if (self->driver->draw(lane->drive, request) != 0) {
         if (first) {
             instance_probe_soon(self);

@@ -48,6 +48,7 @@ struct lane {
     bool reporting; /* and the agent wants to hear of it */
     bool accepted;  /* the server has it */
     bool begun;     /* and has begun it: nothing is before it */
+    bool opaque;    /* its steps are not told for now, whatever the server's health says */
     bool lost;      /* not begun when the server died with the one before it: no turn comes */
     bool made;      /* its last step is made: the GPU has done with it */
     uint32_t order; /* of its draw; never 0 */

@@ -8,6 +8,7 @@
  * instance.
  *
  *     draw --> on_taken --> on_step* --> on_picture x n --> on_drawn --> on_free
+ *          (on_work, at any time before on_drawn)
  *          `------------`-----------`--------------`------> on_failed -> on_free
  *     interrupt, at any time between draw and on_free ----------------> on_free, nothing else
  *
@@ -69,6 +70,10 @@ struct driver_host {
     void (*on_taken)(void *context); /* the server accepted the job */
     /* May be called as often as the server tells; a step is told once or more. */
     void (*on_step)(void *context, uint32_t step, uint32_t steps);
+    /* The server is at work on the job, or it waits its turn there; no step is made. The watch for
+     * silence begins anew: as for a server that tells steps, or, if this one tells none from here
+     * on, as for one that is opaque. */
+    void (*on_work)(void *context, bool tells);
     /* bytes: malloc'ed, the host's now. In order, i from 0. */
     void (*on_picture)(void *context, uint32_t i, const struct drawn_picture *picture);
     void (*on_drawn)(void *context, uint32_t gpu_ms);

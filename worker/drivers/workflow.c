@@ -138,6 +138,12 @@ workflow_fill(const json_t *workflow, const struct kit *kit)
     return graph;
 }
 
+bool
+workflow_takes_steps(const json_t *node)
+{
+    return (places_in(json_object_get(node, "inputs"), 0) & (1U << PLACE_STEPS)) != 0;
+}
+
 const char *
 workflow_model(const json_t *workflow)
 {
