@@ -72,7 +72,7 @@ stuck_limit_ms(struct instance *self)
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
     const struct lane *lane = silent_one(self);
     bool tells = instance_has_feature(self, DRIVER_STEPS) && (lane == NULL || !lane->opaque);
-    int64_t least_ms = tells ? owner->stuck_ms : LIMIT_OPAQUE_MS;
+    int64_t least_ms = tells ? owner->stuck_ms : owner->opaque_ms;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
         limit_ms = owner->startup_ms; /* the first job loads and compiles */
@@ -301,8 +301,9 @@ interrupt(struct lane *lane)
     }
     lane->reporting = false;
     if (lane == silent_one(self)) {
-        timer_in_ms(self->stuck_timer,
-                    instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
+        timer_in_ms(self->stuck_timer, instance_has_feature(self, DRIVER_INTERRUPT)
+                                           ? LIMIT_STOP_MS
+                                           : self->owner->opaque_ms);
     }
     self->driver->interrupt(lane->drive);
 }

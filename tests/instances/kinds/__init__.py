@@ -2,7 +2,8 @@
 
 A file holds one or more subclasses of Kind, each under @kind. What a class says of its server is what the scenarios
 assert: a server that tells no steps must show none, one that cannot stop must keep its instance busy. Standard
-library only: the server itself is a process of its own, with whatever Python or program it needs.
+library only: the server itself is a process of its own, with whatever Python or program it needs; those written here
+are in ../servers (beside the kinds they would import a kind called gradio instead of Gradio).
 
 Between the agent and the server stands the relay of faults.py. It asks the kind what a request carries (`carries`)
 to put a fault where it hurts, and how to make the server draw another size than was asked (`resize`).
@@ -15,6 +16,7 @@ import os
 
 KINDS = []
 FOLDER = os.path.dirname(os.path.realpath(__file__))
+SERVERS = os.path.join(os.path.dirname(FOLDER), "servers")
 
 
 def kind(cls):

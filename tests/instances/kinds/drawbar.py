@@ -54,7 +54,7 @@ class Reference(Drawbar):
     """The reference instance: diffusers' ZImagePipeline with a toy model."""
 
     name = "drawbar-zimage"
-    slow = {"width": 512, "height": 512, "steps": 50}
+    slow = {"width": 768, "height": 768, "steps": 50}
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
     def __init__(self):
