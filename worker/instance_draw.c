@@ -71,7 +71,11 @@ stuck_limit_ms(struct instance *self)
     const struct supervisor *owner = self->owner;
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
     const struct lane *lane = silent_one(self);
-    bool tells = instance_has_feature(self, DRIVER_STEPS) && (lane == NULL || !lane->opaque);
+    bool waits = lane != NULL && lane->waiting && !lane->begun;
+    bool tells = instance_has_feature(self, DRIVER_STEPS) && !waits;
+    if (lane != NULL && lane->telling != TELLING_AS_HEALTH) {
+        tells = lane->telling == TELLING_STEPS;
+    }
     int64_t least_ms = tells ? owner->stuck_ms : owner->opaque_ms;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
@@ -141,6 +145,16 @@ make(struct lane *lane)
 /* -- what the drivers report -- */
 
 static void
+on_waiting(void *context)
+{
+    struct lane *lane = context;
+    lane->waiting = true;
+    if (lane == silent_one(lane->instance)) {
+        watch_for_silence(lane->instance);
+    }
+}
+
+static void
 on_taken(void *context)
 {
     struct lane *lane = context;
@@ -183,7 +197,7 @@ on_work(void *context, bool tells)
     if (!lane->reporting) {
         return; /* it was told to stop: that has a limit of its own */
     }
-    lane->opaque = !tells;
+    lane->telling = tells ? TELLING_STEPS : TELLING_NOTHING;
     if (lane == silent_one(self)) {
         timer_in_ms(self->stuck_timer, stuck_limit_ms(self)); /* the usual step is not touched */
     }
@@ -360,6 +374,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
             .words = &self->words,
             .url = self->url,
             .on_probed = on_probed,
+            .on_waiting = on_waiting,
             .on_taken = on_taken,
             .on_step = on_step,
             .on_work = on_work,
@@ -437,7 +452,8 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
         self->driver->probe_cancel(self->lanes[0].drive);
     }
     lane->step = 0;
-    lane->accepted = lane->begun = lane->lost = lane->made = lane->opaque = false;
+    lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
+    lane->telling = TELLING_AS_HEALTH;
     if (self->driver->draw(lane->drive, request) != 0) {
         if (first) {
             instance_probe_soon(self);

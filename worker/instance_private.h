@@ -39,6 +39,9 @@ struct supervisor {
     uint32_t n_instances;
 };
 
+/* What a driver says of the job that is drawn; the server's health may be of another time. */
+enum telling { TELLING_AS_HEALTH, TELLING_STEPS, TELLING_NOTHING };
+
 /* One job at an instance, and the driver that speaks of it. */
 struct lane {
     struct instance *instance;
@@ -47,8 +50,9 @@ struct lane {
     bool drawing;   /* the driver has a job */
     bool reporting; /* and the agent wants to hear of it */
     bool accepted;  /* the server has it */
+    bool waiting;   /* the server has it, behind what others gave it */
     bool begun;     /* and has begun it: nothing is before it */
-    bool opaque;    /* its steps are not told for now, whatever the server's health says */
+    enum telling telling;
     bool lost;      /* not begun when the server died with the one before it: no turn comes */
     bool made;      /* its last step is made: the GPU has done with it */
     uint32_t order; /* of its draw; never 0 */

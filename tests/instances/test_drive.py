@@ -31,9 +31,8 @@ from kinds import all_kinds # noqa: E402
 from run import end_children, end_tree # noqa: E402
 
 SCENARIOS = []
-TRIES = 5         # where the job's record has them
-SILENCE_MS = 3000 # the agents of these tests are less patient than others
-LIMIT_S = 60      # for what takes a few seconds on a machine of its own
+TRIES = 5 # where the job's record has them
+LIMIT_S = 60 # for what takes a few seconds on a machine of its own
 KIND_LIMIT_S = 420
 
 
@@ -99,7 +98,7 @@ class Stage:
         attach = f"driver={kind.driver} url={self.relay.url} model=z-image-turbo {kind.attach_words(c.directory)}"
         self.agent = c.start("worker", [
             harness.program("drawbar-worker"), "--redis", c.redis.url, "--name", "mia", "--state-dir",
-            os.path.join(c.directory, "state"), "--attach", attach.strip(), "--stuck-ms", SILENCE_MS, *flags,
+            os.path.join(c.directory, "state"), "--attach", attach.strip(), "--stuck-ms", kind.silence_ms, *flags,
             *kind.extra_flags])
         until(lambda: self.state() == "ready", LIMIT_S, "the agent has found the server")
 
@@ -305,7 +304,7 @@ def a_server_that_hangs_fails_the_attempt_and_the_job_succeeds_when_it_wakes(s):
         s.server.signal(signal.SIGSTOP)
     else:
         s.agent.stop()
-        s.start_agent("--opaque-ms", SILENCE_MS)
+        s.start_agent("--opaque-ms", s.kind.silence_ms)
         s.succeeds(s.quick())
         s.becomes_free()
         s.server.signal(signal.SIGSTOP)
@@ -333,7 +332,7 @@ def connections_that_are_reset_in_a_job_cost_at_most_one_attempt(s):
 
 def fails_once(s, part, fault, codes):
     """A quick job meets the fault: one attempt fails, told with one of the codes, and the next one succeeds."""
-    s.relay.fault(part, fault)
+    s.relay.fault(part, fault, s.kind.fetches if (part, fault) == ("picture", "500") else 1)
     job_id = s.quick()
     job = s.succeeds(job_id)
     check_equal(s.relay.clear(), [], "the fault was met")

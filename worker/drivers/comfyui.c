@@ -487,6 +487,7 @@ on_stats(void *context, const struct http_response *response)
     struct health health = { .answered = true, .ready = true };
     kit_over(&self->kit.probe);
     if (!json_is_object(json_object_get(root, "system"))) {
+        comfyui_watch_forget(self->watch);
         kit_unhealthy(&self->kit, "/system_stats", response);
         return;
     }

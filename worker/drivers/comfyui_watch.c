@@ -146,6 +146,15 @@ comfyui_watch_begin(struct comfyui_watch *self, const char *address)
     }
 }
 
+void
+comfyui_watch_forget(struct comfyui_watch *self)
+{
+    websocket_close(&self->socket);
+    timer_stop(self->again);
+    self->pause_ms = LIMIT_WEBSOCKET_AGAIN_MS;
+    self->state = COMFYUI_OFF;
+}
+
 enum comfyui_watching
 comfyui_watch_state(const struct comfyui_watch *self)
 {

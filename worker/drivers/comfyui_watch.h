@@ -31,6 +31,8 @@ int comfyui_watch_new(struct comfyui_watch **out, const struct comfyui_watch_con
 void comfyui_watch_destroy(struct comfyui_watch **self_p);
 /* The server answers at this address: opens the socket if that was never tried. */
 void comfyui_watch_begin(struct comfyui_watch *self, const char *address);
+/* The server answers nobody: it is opened at once when it does. */
+void comfyui_watch_forget(struct comfyui_watch *self);
 enum comfyui_watching comfyui_watch_state(const struct comfyui_watch *self);
 /* What prompts are sent with, so that their news come here. */
 const char *comfyui_watch_client(const struct comfyui_watch *self);

@@ -39,6 +39,7 @@ class ComfyUI(Kind):
     driver = "comfyui"
     tells_steps = stops_running = queues = True
     blames_request = False # the arguments are the workflow's
+    fetches = 3
     slow = {"width": 128, "height": 64, "steps": 40}
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
     start_s = 120
