@@ -22,6 +22,7 @@ struct stub {
     bool moves;       /* one place on with each look at the history */
     const char *entry;
     uint32_t n_submits, n_interrupts, n_deletes;
+    bool drops;          /* the connection of a submit, taken in and not answered */
     bool looked;         /* at the queue, since the last submit */
     uint32_t lost_files; /* that the next looks at pictures do not find */
     char asked[2048];    /* the last graph */
@@ -49,6 +50,14 @@ on_prompt(struct stub *stub, struct http_exchange *exchange)
     stub->n_submits++;
     stub->looked = false;
     stub->place = PENDING;
+    if (stub->drops) {
+        for (uint32_t i = 0; i < stub->door.n_pairs; i++) {
+            if (stub->door.pairs[i].forwards && stub->door.pairs[i].client != NULL) {
+                door_drop_pair(&stub->door.pairs[i]);
+            }
+        }
+        return;
+    }
     answer(exchange, stub->submit_status, stub->submit_body);
 }
 
@@ -71,9 +80,10 @@ static void
 on_queue(struct world *world, struct stub *stub, struct http_exchange *exchange)
 {
     char text[512];
-    snprintf(text, sizeof text, "{\"queue_running\":[%s],\"queue_pending\":[%s]}",
+    snprintf(text, sizeof text, "{\"queue_running\":[%s],\"queue_pending\":[%s%s%s]}",
              stub->place == RUNNING ? "[3,\"p-1\",{}]" : "[1,\"p-0\",{}]",
-             stub->place == PENDING ? "[3,\"p-1\",{}]" : "");
+             stub->place == PENDING ? "[3,\"p-1\",{},{\"client_id\":\"" : "",
+             stub->place == PENDING ? stub->client : "", stub->place == PENDING ? "\"}]" : "");
     answer(exchange, 200, text);
     if (!stub->looked && stub->place == PENDING) {
         stub->looked = true;
@@ -463,6 +473,25 @@ Test(driver_comfyui, a_socket_that_cannot_be_had_again_makes_no_hang)
     stub.place = ENDED;
     turn_until(&world, "ready", 3000);
     expect_heard(&world, "waits taken 2/8 drawn ready");
+    close_comfyui(&world, &stub);
+}
+
+Test(driver_comfyui, a_submit_whose_answer_was_lost_does_not_draw_for_nobody)
+{
+    struct world world;
+    struct stub stub = { .drops = true };
+    open_with(&world, &stub, 60000, true);
+    draw(&world, 1, 7);
+    turn_until(&world, "failed", 3000);
+    expect_failure(&world, FAIL_INSTANCE_DIED, true, false);
+    turn_until(&world, "down", 3000);
+    cr_assert(eq(u32, stub.n_deletes, 1));
+    turn_until(&world, "ready", 3000);
+    stub.drops = false;
+    begin_to_draw(&world, &stub, 1);
+    end_drawing(&stub);
+    turn_until(&world, "ready", 3000);
+    expect_heard(&world, "waits taken drawn ready");
     close_comfyui(&world, &stub);
 }
 

@@ -359,14 +359,12 @@ Test(websocket, nobody_there_is_told_from_the_loop)
 {
     struct world world = { 0 };
     open_world(&world);
-    evconnlistener_disable(world.door.listener);
-    close(evconnlistener_get_fd(world.door.listener));
+    evconnlistener_free(world.door.listener);
+    world.door.listener = NULL;
     cr_assert(zero(int, open_socket(&world, "http", "127.0.0.1")));
     cr_assert(zero(sz, strlen(world.heard)));
     turn_until_heard(&world, "end:Connection refused");
-    websocket_close(&world.socket);
-    timer_destroy(&world.limit);
-    reactor_destroy(&world.reactor);
+    close_world(&world);
 }
 
 Test(websocket, no_answer_to_the_handshake_ends_it_at_the_limit)

@@ -213,5 +213,7 @@ door_close(struct door *door)
     for (uint32_t i = 0; i < door->n_pairs; i++) {
         door_drop_pair(&door->pairs[i]);
     }
-    evconnlistener_free(door->listener);
+    if (door->listener != NULL) {
+        evconnlistener_free(door->listener);
+    }
 }

@@ -23,7 +23,6 @@
 #include "worker/drivers/comfyui_watch.h"
 #include "worker/drivers/workflow.h"
 #include <errno.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,6 +46,7 @@ struct comfyui {
     bool waits;                       /* was told to */
     bool opaque;                      /* its steps are not told, to its end */
     bool is_over;                     /* its end is in the history: look at once */
+    bool orphan;                      /* submitted without an answer: to be found and stopped */
     bool again;                       /* its file was gone: the node that saves it runs anew */
     char saver[COMFYUI_ID];           /* that node */
     char view[LIMIT_INSTANCE_PATH];
@@ -266,6 +266,20 @@ stop(struct comfyui *self, bool running)
             on_stop_heard);
 }
 
+/* Looks for the prompt whose submit was not answered. */
+static void
+adopt(struct comfyui *self, const json_t *queue)
+{
+    const char *client = comfyui_watch_client(self->watch);
+    const char *id = comfyui_of_client(json_object_get(queue, "queue_running"), client);
+    id = id != NULL ? id : comfyui_of_client(json_object_get(queue, "queue_pending"), client);
+    if (comfyui_progress_name(&self->progress, id)) {
+        self->orphan = false;
+    } else {
+        self->absent++;
+    }
+}
+
 static void
 on_queue(void *context, const struct http_response *response)
 {
@@ -283,12 +297,17 @@ on_queue(void *context, const struct http_response *response)
         kit_fail_error(&self->kit, "/queue answers nothing that makes sense");
         return;
     }
+    if (self->orphan) {
+        adopt(self, root);
+    }
     const char *id = self->progress.id;
     bool running = comfyui_lists(json_object_get(root, "queue_running"), id);
     bool waiting = comfyui_lists(json_object_get(root, "queue_pending"), id);
     if (self->kit.interrupted) {
         if (running || waiting) {
             stop(self, running);
+        } else if (self->orphan && self->absent < LOST_LOOKS) {
+            go(self, PHASE_QUEUE, LIMIT_INSTANCE_LOOK_MS); /* it may be on its way in */
         } else {
             kit_free(&self->kit);
         }
@@ -320,8 +339,14 @@ on_submitted(void *context, const struct http_response *response)
 {
     struct comfyui *self = context;
     kit_over(&self->kit.main);
-    if (response->status == 0) {
+    if (response->status == 0 && response->error == ECONNREFUSED) {
         kit_fail_lost(&self->kit, response, "submit");
+        return;
+    }
+    if (response->status == 0) { /* it may have it, and would draw it before the next one */
+        self->orphan = true;
+        kit_report_lost(&self->kit, response, "submit");
+        go(self, PHASE_QUEUE, 0);
         return;
     }
     if (response->status == 400) {
@@ -337,13 +362,10 @@ on_submitted(void *context, const struct http_response *response)
     }
     CLEANUP(kit_json_free) json_t *root = kit_json(response);
     const char *id = json_string_value(json_object_get(root, "prompt_id"));
-    if (id == NULL || id[0] == '\0' || strlen(id) >= sizeof self->progress.id ||
-        strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") !=
-            strlen(id)) {
+    if (!comfyui_progress_name(&self->progress, id)) {
         kit_fail_error(&self->kit, "accepted the job with an answer that makes no sense");
         return;
     }
-    snprintf(self->progress.id, sizeof self->progress.id, "%s", id);
     go(self, PHASE_QUEUE, 0);
 }
 
@@ -352,7 +374,7 @@ static void
 draw_again(struct comfyui *self)
 {
     comfyui_progress_begin(&self->progress, self->workflow, self->kit.order.steps);
-    self->begun = self->waits = self->opaque = self->is_over = false;
+    self->begun = self->waits = self->opaque = self->is_over = self->orphan = false;
     self->polls = self->absent = self->lost_answers = 0;
     go(self, PHASE_SUBMIT, 0);
 }
@@ -362,16 +384,6 @@ draw_next(struct comfyui *self)
 {
     self->again = false;
     draw_again(self);
-}
-
-/* An input that the node has not and ComfyUI passes over, but its cache takes it for another. */
-static void
-make_anew(struct comfyui *self, json_t *graph)
-{
-    char word[24];
-    snprintf(word, sizeof word, "%08x%08x", randombytes_random(), randombytes_random());
-    json_t *inputs = json_object_get(json_object_get(graph, self->saver), "inputs");
-    json_object_set_new(inputs, "drawbar_again", json_string(word));
 }
 
 static void
@@ -387,7 +399,7 @@ submit(struct comfyui *self)
         return;
     }
     if (self->again) {
-        make_anew(self, graph);
+        workflow_vary(graph, self->saver);
     }
     json_t *body = json_pack("{s:o, s:s, s:{s:s}}", "prompt", graph, "client_id",
                              comfyui_watch_client(self->watch), "extra_data", "preview_method",
@@ -417,7 +429,7 @@ on_pause(void *context)
 {
     struct comfyui *self = context;
     char path[COMFYUI_ID + 16];
-    if (self->kit.interrupted && self->progress.id[0] == '\0') {
+    if (self->kit.interrupted && self->progress.id[0] == '\0' && !self->orphan) {
         kit_free(&self->kit); /* interrupted between two pictures */
         return;
     }

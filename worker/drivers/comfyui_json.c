@@ -113,7 +113,23 @@ comfyui_refusal(const struct http_response *response, char out[COMFYUI_WHY])
     }
 }
 
-/* Entries are [number, prompt_id, graph, ...]. */
+/* Entries are [number, prompt_id, graph, {"client_id", ...}, ...]. */
+const char *
+comfyui_of_client(const json_t *list, const char *client)
+{
+    size_t i = 0;
+    const json_t *entry = NULL;
+    json_array_foreach(list, i, entry)
+    {
+        const char *owner =
+            json_string_value(json_object_get(json_array_get(entry, 3), "client_id"));
+        if (owner != NULL && strcmp(owner, client) == 0) {
+            return json_string_value(json_array_get(entry, 1));
+        }
+    }
+    return NULL;
+}
+
 bool
 comfyui_lists(const json_t *list, const char *id)
 {

@@ -14,5 +14,7 @@ bool comfyui_picture(const json_t *outputs, char path[LIMIT_INSTANCE_PATH], cons
 void comfyui_why(const json_t *status, char out[COMFYUI_WHY]);
 /* Why a workflow was refused: the first node that has a fault, and which. */
 void comfyui_refusal(const struct http_response *response, char out[COMFYUI_WHY]);
-/* The prompt stands in a list of GET /queue. */
+/* The id of a client's first prompt in a list of GET /queue; NULL: it has none. Borrowed. */
+const char *comfyui_of_client(const json_t *list, const char *client);
+/* The prompt stands in such a list. */
 bool comfyui_lists(const json_t *list, const char *id);

@@ -63,6 +63,18 @@ comfyui_progress_begin(struct comfyui_progress *self, const json_t *workflow, ui
     }
 }
 
+bool
+comfyui_progress_name(struct comfyui_progress *self, const char *id)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    if (id == NULL || id[0] == '\0' || strlen(id) >= sizeof self->id ||
+        strspn(id, plain) != strlen(id)) {
+        return false;
+    }
+    snprintf(self->id, sizeof self->id, "%s", id);
+    return true;
+}
+
 /* -- what is heard -- */
 
 static void

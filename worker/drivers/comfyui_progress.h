@@ -46,6 +46,8 @@ struct comfyui_progress {
 
 /* A new prompt of this workflow, places unfilled, with so many steps asked for. */
 void comfyui_progress_begin(struct comfyui_progress *self, const json_t *workflow, uint32_t steps);
+/* Whose news count from now on. False: it is no id to be asked by in a path. NULL is none. */
+bool comfyui_progress_name(struct comfyui_progress *self, const char *id);
 /* Takes in one text message; anything may stand in it. */
 enum comfyui_news comfyui_progress_hear(struct comfyui_progress *self, const char *text,
                                         size_t length);
