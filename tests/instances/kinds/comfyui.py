@@ -41,7 +41,8 @@ class ComfyUI(Kind):
     blames_request = False # the arguments are the workflow's
     fetches = 3
     slow = {"width": 128, "height": 64, "steps": 40}
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
+    # One thread: two of them wait for each other in a loop, which costs ten times as much on a busy machine.
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
     start_s = 120
     version = "new"
 
