@@ -147,11 +147,13 @@ hear_bar(struct comfyui_progress *self, const char *node, const json_t *told)
 static void
 note_bar(uint64_t *sum, const char *node, const json_t *told)
 {
-    double numbers[] = { json_number_value(json_object_get(told, "value")),
-                         json_number_value(json_object_get(told, "max")) };
+    char numbers[64];
     const char *state = json_string_value(json_object_get(told, "state"));
     note(sum, node, strlen(node));
-    note(sum, numbers, sizeof numbers);
+    snprintf(numbers, sizeof numbers, "%.9g of %.9g",
+             json_number_value(json_object_get(told, "value")),
+             json_number_value(json_object_get(told, "max")));
+    note(sum, numbers, strlen(numbers));
     note(sum, state == NULL ? "" : state, state == NULL ? 0 : strlen(state));
 }
 

@@ -127,7 +127,7 @@ websocket_answer_read(const char *bytes, size_t length, const char *accept, int 
     if (end == NULL) {
         return seen == LIMIT_WEBSOCKET_ANSWER ? WEBSOCKET_REFUSED : WEBSOCKET_UNFINISHED;
     }
-    if (first == end || !is_agreed(first + 2, end + 2, accept)) {
+    if (first == NULL || first == end || !is_agreed(first + 2, end + 2, accept)) {
         return WEBSOCKET_REFUSED;
     }
     *used = (size_t)(end + 4 - bytes);
