@@ -260,12 +260,15 @@ finish(struct http_call *call, CURLcode code)
 {
     long status = 0;
     char *type = NULL;
-    struct http_response response = { .content_type = "", .message = "" };
+    char *address = NULL;
+    struct http_response response = { .content_type = "", .message = "", .address = "" };
     curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_getinfo(call->easy, CURLINFO_CONTENT_TYPE, &type);
+    curl_easy_getinfo(call->easy, CURLINFO_PRIMARY_IP, &address);
     if (code == CURLE_OK) {
         response.status = (int)status;
         response.content_type = type == NULL ? "" : type;
+        response.address = address == NULL ? "" : address;
         response.body = call->length == 0 ? "" : call->body;
         response.body_length = call->length;
     } else {

@@ -34,6 +34,7 @@ struct http_response {
     int error;  /* 0 or a positive errno: ECONNREFUSED, ETIMEDOUT, EMSGSIZE, ECONNRESET, EIO */
     const char *content_type; /* "" if none */
     const char *message;      /* for people: libcurl's words on an error, else "" */
+    const char *address;      /* of the peer that answered, numeric; "" if none did */
     const void *body;
     size_t body_length;
 };

@@ -198,6 +198,15 @@ enum {
     LIMIT_ATTACH_PATH = 1024,      /* of a file in it (choice) */
     LIMIT_WORKFLOW = 1024 * 1024,  /* bytes of a ComfyUI workflow (choice) */
     LIMIT_GRADIO_ARGUMENTS = 64,   /* of the endpoint of a Gradio app (choice) */
+    LIMIT_WEBSOCKET_TEXT =
+        256 *
+        1024, /* bytes of a message; a graph of 500 nodes tells its progress in half (choice) */
+    LIMIT_WEBSOCKET_ANSWER = 8192,    /* of the answer to a handshake (choice) */
+    LIMIT_WEBSOCKET_OPEN_MS = 3000,   /* until it is open (choice) */
+    LIMIT_WEBSOCKET_QUIET_MS = 10000, /* without a byte: a ping, once more: it is dead (choice) */
+    LIMIT_WEBSOCKET_AGAIN_MS = 250,   /* until a lost one is opened again, doubling to ... */
+    LIMIT_WEBSOCKET_AGAIN_MAX_MS = 30000,  /* ... this (choice) */
+    LIMIT_COMFYUI_SAMPLERS = 16,           /* of a workflow, whose steps are told (choice) */
     LIMIT_INSTANCE_LOG = 10 * 1024 * 1024, /* bytes of a log file; one older one is kept */
     LIMIT_INSTANCE_COMMAND = 4096,         /* --start with its words replaced */
     LIMIT_PNG_CHUNK =

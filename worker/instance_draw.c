@@ -80,6 +80,9 @@ limit_of(const struct lane *lane)
     const struct supervisor *owner = self->owner;
     bool waits = lane->waiting && !lane->begun;
     bool tells = instance_has_feature(self, DRIVER_STEPS) && !waits;
+    if (lane->telling != TELLING_AS_HEALTH) {
+        tells = lane->telling == TELLING_STEPS;
+    }
     struct silence silence = { .pixels = lane->pixels,
                                .steps = tells ? 1 : lane->steps,
                                .least_ms = tells ? owner->stuck_ms : owner->opaque_ms,
@@ -229,6 +232,17 @@ on_step(void *context, uint32_t step, uint32_t steps)
     if (step == steps) {
         make(lane);
     }
+}
+
+static void
+on_work(void *context, bool tells)
+{
+    struct lane *lane = context;
+    if (!lane->reporting) {
+        return; /* it was told to stop: that has a limit of its own */
+    }
+    lane->telling = tells ? TELLING_STEPS : TELLING_NOTHING;
+    bear(lane, limit_of(lane)); /* the usual step is not touched */
 }
 
 static void
@@ -455,6 +469,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
             .on_waiting = on_waiting,
             .on_taken = on_taken,
             .on_step = on_step,
+            .on_work = on_work,
             .on_picture = on_picture,
             .on_drawn = on_drawn,
             .on_failed = on_failed,
@@ -521,6 +536,7 @@ give(struct lane *lane, const struct draw_request *request, const struct instanc
     struct instance *self = lane->instance;
     lane->step = 0;
     lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
+    lane->telling = TELLING_AS_HEALTH;
     int rc = self->driver->draw(lane->drive, request);
     if (rc != 0) {
         return rc;

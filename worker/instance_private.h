@@ -55,6 +55,9 @@ enum selftest {
     SELFTEST_FAILED, /* and its driver not free yet; the reason says why */
 };
 
+/* What a driver says of the job that is drawn; the server's health may be of another time. */
+enum telling { TELLING_AS_HEALTH, TELLING_STEPS, TELLING_NOTHING };
+
 /* One job at an instance, and the driver that speaks of it. */
 struct lane {
     struct instance *instance;
@@ -66,6 +69,7 @@ struct lane {
     bool accepted;  /* the server has it */
     bool waiting;   /* the server has it, behind what others gave it */
     bool begun;     /* and has begun it: nothing is before it */
+    enum telling telling;
     bool lost;      /* not begun when the server died with the one before it: no turn comes */
     bool made;      /* its last step is made: the GPU has done with it */
     uint32_t order; /* of its draw; never 0 */

@@ -7,7 +7,8 @@ and sick servers do. It is no part of the product.
     relay.reset()                   every connection that is open now is reset
 
 What a request carries is the kind's word (kinds/__init__.py). Bytes pass as they are: keep-alive, chunks and event
-streams are the server's own. Only requests are read as messages; a client that pipelines would be held up, none does.
+streams are the server's own. Only requests are read as messages, up to one for a WebSocket; a client that pipelines
+would be held up, none does.
 So the real servers and the stubs get the same faults. That a server hangs or dies needs no relay: it is stopped by
 SIGSTOP, or killed; while it is dead, door(False) makes that nobody listens here either.
 """
@@ -85,6 +86,11 @@ class Pair:
                     request.body = self.relay.kind.resize(request.method, request.path, request.body)
                 self.cut = fault == "cut"
                 self.server.sendall(request.bytes())
+                if re.search(rb"(?i)\r\nupgrade:", request.head): # no more requests: a WebSocket's frames
+                    self.server.sendall(waiting)
+                    while chunk := self.client.recv(65536):
+                        self.server.sendall(chunk)
+                    break
         except OSError:
             pass
         self.end()

@@ -118,6 +118,7 @@ provide DRAWBAR_COMFYUI comfyui.sh
 build=${simulated%/worker/instance/*}
 if [ -x "$build/worker/drawbar-worker" ]; then
     counted python3 "$here/test_drive.py" --build "$build"
+    counted python3 "$here/test_comfyui.py" --build "$build"
 else
     skip "every driver through the whole stack" "$build holds no build (tests/run.sh build-gcc)"
 fi

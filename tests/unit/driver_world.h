@@ -27,7 +27,8 @@ struct world {
     bool gone;                  /* its client left */
     void *stub;
     void (*on_request)(struct world *world, struct http_exchange *exchange, const char *path);
-    char heard[512]; /* "taken 1/4 2/4 drawn ready" */
+    uint16_t (*door)(struct world *world); /* NULL, or gives the port before the server's */
+    char heard[512];                       /* "taken 1/4 2/4 drawn ready" */
     const char *until;
     enum fail_code code;
     bool taken, final;
@@ -230,7 +231,7 @@ open_world(struct world *world, const char *words, int64_t stuck_ms)
     cr_assert(zero(int, timer_new(&world->limit, world->reactor, too_late, world)));
     serve(world, 0);
     snprintf(text, sizeof text, "%s url=http://127.0.0.1:%u name=one", words,
-             http_server_port(world->server));
+             world->door != NULL ? world->door(world) : http_server_port(world->server));
     cr_assert(zero(
         int, supervisor_new(&world->supervisor, world->reactor, world->http, &config, &events)));
     turn_until(world, "ready", 3000);

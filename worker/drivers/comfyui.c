@@ -2,32 +2,53 @@
  * comfyui — the driver of ComfyUI: a workflow from a file, filled for each picture (workflow.h).
  *
  *     SUBMIT   POST /prompt              a prompt_id
+ *     QUEUE    GET /queue                whether it waits or is drawn; in neither for a while, and
+ *                                        not in the history: it was lost in a restart
  *     HISTORY  GET /history/ID           {} until it has ended, then the names of its files
- *     QUEUE    GET /queue                every few polls: a job in neither was lost in a restart
  *     VIEW     GET /view?filename=...    the picture
  *     interrupted: QUEUE, and by what it says POST /interrupt {prompt_id} or POST /queue {delete},
  *              until the job is gone from it
  *
- * Steps are told only over a WebSocket, which this driver does not speak. An old ComfyUI ignores
- * the prompt_id of an interrupt, so one is sent only while our job is what it draws.
+ * Beside it a WebSocket is listened to (comfyui_watch.h), for steps (comfyui_progress.h) and to ask
+ * the moment that there is something to ask for. Nothing depends on it: where it is missing, no
+ * step is told and the polling goes on, more often.
+ *
+ * A prompt that waits behind somebody else's has not begun, and its silence is no fault.
+ * An old ComfyUI ignores the prompt_id of an interrupt, so one is sent only while our job is what
+ * it draws.
  */
 #include "common/scope.h"
+#include "worker/drivers/comfyui_json.h"
+#include "worker/drivers/comfyui_progress.h"
+#include "worker/drivers/comfyui_watch.h"
 #include "worker/drivers/workflow.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ID_BYTES = 96, QUEUE_POLLS = 4, LOST_LOOKS = 2, LOST_ANSWERS = 3 };
+enum { QUEUE_POLLS = 4, LOST_LOOKS = 2, LOST_ANSWERS = 3, WATCHED_LOOK_MS = 1000 };
 
-enum phase { PHASE_SUBMIT, PHASE_HISTORY, PHASE_QUEUE, PHASE_VIEW, PHASE_COUNT };
+enum phase { PHASE_SUBMIT, PHASE_QUEUE, PHASE_HISTORY, PHASE_VIEW, PHASE_COUNT };
 
 struct comfyui {
     struct kit kit;
     json_t *workflow; /* NULL: problem */
     const char *problem;
+    struct comfyui_watch *watch;
+    struct health health; /* held until it is known whether steps are told */
+    bool health_held;
+
+    /* of the present picture's prompt */
     enum phase phase;
-    char id[ID_BYTES]; /* of the present picture's prompt; "": not submitted */
+    struct comfyui_progress progress; /* its id is "" until it is submitted */
+    bool begun;                       /* it is drawn */
+    bool waits;                       /* was told to */
+    bool opaque;                      /* its steps are not told, to its end */
+    bool is_over;                     /* its end is in the history: look at once */
+    bool orphan;                      /* submitted without an answer: to be found and stopped */
+    bool again;                       /* its file was gone: the node that saves it runs anew */
+    char saver[COMFYUI_ID];           /* that node */
     char view[LIMIT_INSTANCE_PATH];
     uint32_t polls;
     uint32_t absent;       /* looks in a row that found it in neither queue nor history */
@@ -35,6 +56,8 @@ struct comfyui {
 };
 
 static void draw_next(struct comfyui *self);
+static void draw_again(struct comfyui *self);
+static void tell_health(struct comfyui *self);
 
 static void
 go(struct comfyui *self, enum phase phase, int64_t delay_ms)
@@ -62,6 +85,86 @@ is_lost(struct comfyui *self, const struct http_response *response, const char *
     return true;
 }
 
+/* -- how far it is -- */
+
+static bool
+is_watched(const struct comfyui *self)
+{
+    return comfyui_watch_state(self->watch) == COMFYUI_OPEN;
+}
+
+static int64_t
+look_ms(const struct comfyui *self)
+{
+    return is_watched(self) ? WATCHED_LOOK_MS : LIMIT_INSTANCE_LOOK_MS;
+}
+
+/* The present prompt is drawn. */
+static void
+begin(struct comfyui *self)
+{
+    if (!self->begun) {
+        self->begun = true;
+        self->opaque = !is_watched(self);
+        kit_taken(&self->kit);
+        kit_work(&self->kit, !self->opaque);
+    }
+}
+
+/* Its end is in the history. */
+static void
+look_now(struct comfyui *self)
+{
+    self->is_over = true;
+    if (!self->kit.interrupted && self->kit.main.call == NULL &&
+        (self->phase == PHASE_HISTORY || self->phase == PHASE_QUEUE)) {
+        self->is_over = false;
+        go(self, PHASE_HISTORY, 0);
+    }
+}
+
+static void
+on_heard(void *context, const char *text, size_t length)
+{
+    struct comfyui *self = context;
+    double before = self->progress.part;
+    if (!self->kit.drawing || self->kit.interrupted) {
+        return;
+    }
+    switch (comfyui_progress_hear(&self->progress, text, length)) {
+    case COMFYUI_NOTHING:
+        return;
+    case COMFYUI_OVER:
+        look_now(self);
+        return;
+    case COMFYUI_BEGUN:
+    case COMFYUI_WORK:
+        break;
+    }
+    begin(self);
+    if (self->progress.part > before) {
+        kit_step(&self->kit, self->progress.part);
+    }
+    if (!self->opaque) {
+        kit_work(&self->kit, true);
+    }
+}
+
+/* A socket that is lost and not had again at once: what is drawn is not watched to its end. It may
+ * come back, but what was missed meanwhile would count as silence. */
+static void
+on_watch_change(void *context)
+{
+    struct comfyui *self = context;
+    if (self->kit.drawing && self->begun && !self->opaque && !is_watched(self)) {
+        self->opaque = true;
+        kit_work(&self->kit, false);
+    }
+    if (self->health_held) {
+        tell_health(self);
+    }
+}
+
 /* -- VIEW -- */
 
 static void
@@ -69,10 +172,20 @@ on_viewed(void *context, const struct http_response *response)
 {
     struct comfyui *self = context;
     kit_over(&self->kit.main);
+    if (response->status == 404 && self->again) {
+        kit_fail_error(&self->kit, "/view answers HTTP 404 to a picture that was saved just now");
+        return;
+    }
+    if (response->status == 404) {
+        /* Its nodes were cached, and somebody has removed the file that they made once. */
+        self->again = true;
+        draw_again(self);
+        return;
+    }
     if (is_lost(self, response, "while fetching the picture")) {
         return;
     }
-    self->id[0] = '\0';
+    self->progress.id[0] = '\0';
     if (!kit_picture(&self->kit, response->body, response->body_length)) {
         return;
     }
@@ -84,54 +197,6 @@ on_viewed(void *context, const struct http_response *response)
 }
 
 /* -- HISTORY -- */
-
-/* The path of the first picture that a node has put out; a node's own order of names. */
-static bool
-find_picture(struct comfyui *self, json_t *outputs)
-{
-    const char *node = NULL;
-    json_t *output = NULL;
-    json_object_foreach(outputs, node, output)
-    {
-        const json_t *image = json_array_get(json_object_get(output, "images"), 0);
-        const char *name = json_string_value(json_object_get(image, "filename"));
-        const char *folder = json_string_value(json_object_get(image, "subfolder"));
-        const char *type = json_string_value(json_object_get(image, "type"));
-        if (name == NULL) {
-            continue;
-        }
-        snprintf(self->view, sizeof self->view, "/view?filename=");
-        bool fits = kit_escape(self->view, sizeof self->view - 16, name);
-        strncat(self->view, "&subfolder=", sizeof self->view - strlen(self->view) - 1);
-        fits = fits && kit_escape(self->view, sizeof self->view - 16, folder == NULL ? "" : folder);
-        strncat(self->view, "&type=", sizeof self->view - strlen(self->view) - 1);
-        return fits && kit_escape(self->view, sizeof self->view, type == NULL ? "output" : type);
-    }
-    return false;
-}
-
-/* What ComfyUI says of a workflow that ended badly. */
-static void
-ended_badly(struct comfyui *self, const json_t *status)
-{
-    char why[KIT_TEXT] = "no reason given";
-    char message[KIT_TEXT + 32];
-    size_t i = 0;
-    const json_t *item = NULL;
-    json_array_foreach(json_object_get(status, "messages"), i, item)
-    {
-        const json_t *text = json_object_get(json_array_get(item, 1), "exception_message");
-        if (json_is_string(text)) {
-            kit_text(text, why, sizeof why);
-        } else if (json_is_string(json_array_get(item, 0)) &&
-                   strcmp(json_string_value(json_array_get(item, 0)), "execution_interrupted") ==
-                       0) {
-            snprintf(why, sizeof why, "interrupted by somebody else");
-        }
-    }
-    snprintf(message, sizeof message, "the workflow failed: %s", why);
-    kit_fail_error(&self->kit, message);
-}
 
 static void
 on_history(void *context, const struct http_response *response)
@@ -146,17 +211,30 @@ on_history(void *context, const struct http_response *response)
         kit_fail_error(&self->kit, "/history answers no JSON object");
         return;
     }
-    const json_t *entry = json_object_get(root, self->id);
+    const json_t *entry = json_object_get(root, self->progress.id);
+    if (entry == NULL && self->is_over) {
+        self->is_over = false;
+        go(self, PHASE_HISTORY, 0);
+        return;
+    }
     if (entry == NULL) {
-        bool look = ++self->polls % QUEUE_POLLS == 0;
-        go(self, look ? PHASE_QUEUE : PHASE_HISTORY, look ? 0 : LIMIT_INSTANCE_LOOK_MS);
+        bool look = !self->begun || is_watched(self) || ++self->polls % QUEUE_POLLS == 0;
+        go(self, look ? PHASE_QUEUE : PHASE_HISTORY, look ? 0 : look_ms(self));
         return;
     }
     const json_t *status = json_object_get(entry, "status");
     const char *word = json_string_value(json_object_get(status, "status_str"));
+    const char *saver = NULL;
     if (word != NULL && strcmp(word, "success") != 0) {
-        ended_badly(self, status);
-    } else if (find_picture(self, json_object_get(entry, "outputs"))) {
+        char why[COMFYUI_WHY];
+        comfyui_why(status, why);
+        kit_fail_error(&self->kit, why);
+    } else if (comfyui_picture(json_object_get(entry, "outputs"), self->view, &saver)) {
+        begin(self); /* it has been, however short */
+        if (self->kit.interrupted) {
+            return;
+        }
+        snprintf(self->saver, sizeof self->saver, "%.*s", COMFYUI_ID - 1, saver);
         go(self, PHASE_VIEW, 0);
     } else {
         kit_fail_error(&self->kit, "the workflow put out no picture (SaveImage is missing?)");
@@ -164,22 +242,6 @@ on_history(void *context, const struct http_response *response)
 }
 
 /* -- QUEUE -- */
-
-/* Entries are [number, prompt_id, graph, ...]. */
-static bool
-is_listed(const json_t *list, const char *id)
-{
-    size_t i = 0;
-    const json_t *entry = NULL;
-    json_array_foreach(list, i, entry)
-    {
-        const char *listed = json_string_value(json_array_get(entry, 1));
-        if (listed != NULL && strcmp(listed, id) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
 
 static void
 on_stop_heard(void *context, const struct http_response *response)
@@ -193,8 +255,8 @@ on_stop_heard(void *context, const struct http_response *response)
 static void
 stop(struct comfyui *self, bool running)
 {
-    json_t *body = running ? json_pack("{s:s}", "prompt_id", self->id)
-                           : json_pack("{s:[s]}", "delete", self->id);
+    json_t *body = running ? json_pack("{s:s}", "prompt_id", self->progress.id)
+                           : json_pack("{s:[s]}", "delete", self->progress.id);
     kit_ask(&self->kit, &self->kit.main,
             &(struct kit_request){ .method = "POST",
                                    .path = running ? "/interrupt" : "/queue",
@@ -204,11 +266,29 @@ stop(struct comfyui *self, bool running)
             on_stop_heard);
 }
 
+/* Looks for the prompt whose submit was not answered. */
+static void
+adopt(struct comfyui *self, const json_t *queue)
+{
+    const char *client = comfyui_watch_client(self->watch);
+    const char *id = comfyui_of_client(json_object_get(queue, "queue_running"), client);
+    id = id != NULL ? id : comfyui_of_client(json_object_get(queue, "queue_pending"), client);
+    if (comfyui_progress_name(&self->progress, id)) {
+        self->orphan = false;
+    } else {
+        self->absent++;
+    }
+}
+
 static void
 on_queue(void *context, const struct http_response *response)
 {
     struct comfyui *self = context;
     kit_over(&self->kit.main);
+    if (response->error == EMSGSIZE && !self->kit.interrupted) {
+        go(self, PHASE_HISTORY, look_ms(self)); /* many wait: the history tells enough */
+        return;
+    }
     if (is_lost(self, response, "while drawing")) {
         return;
     }
@@ -217,11 +297,17 @@ on_queue(void *context, const struct http_response *response)
         kit_fail_error(&self->kit, "/queue answers nothing that makes sense");
         return;
     }
-    bool running = is_listed(json_object_get(root, "queue_running"), self->id);
-    bool waiting = is_listed(json_object_get(root, "queue_pending"), self->id);
+    if (self->orphan) {
+        adopt(self, root);
+    }
+    const char *id = self->progress.id;
+    bool running = comfyui_lists(json_object_get(root, "queue_running"), id);
+    bool waiting = comfyui_lists(json_object_get(root, "queue_pending"), id);
     if (self->kit.interrupted) {
         if (running || waiting) {
             stop(self, running);
+        } else if (self->orphan && self->absent < LOST_LOOKS) {
+            go(self, PHASE_QUEUE, LIMIT_INSTANCE_LOOK_MS); /* it may be on its way in */
         } else {
             kit_free(&self->kit);
         }
@@ -234,7 +320,16 @@ on_queue(void *context, const struct http_response *response)
                                     .message = "no longer knows the job: it was restarted" });
         return;
     }
-    go(self, PHASE_HISTORY, LIMIT_INSTANCE_LOOK_MS);
+    if (running) {
+        begin(self);
+        if (self->kit.interrupted) {
+            return;
+        }
+    } else if (waiting && !self->waits && !self->begun) {
+        self->waits = true;
+        kit_work(&self->kit, false); /* behind somebody else's, who knows how long */
+    }
+    go(self, PHASE_HISTORY, self->is_over ? 0 : look_ms(self));
 }
 
 /* -- SUBMIT -- */
@@ -244,35 +339,51 @@ on_submitted(void *context, const struct http_response *response)
 {
     struct comfyui *self = context;
     kit_over(&self->kit.main);
-    if (response->status == 0) {
+    if (response->status == 0 && response->error == ECONNREFUSED) {
         kit_fail_lost(&self->kit, response, "submit");
         return;
     }
+    if (response->status == 0) { /* it may have it, and would draw it before the next one */
+        self->orphan = true;
+        kit_report_lost(&self->kit, response, "submit");
+        go(self, PHASE_QUEUE, 0);
+        return;
+    }
+    if (response->status == 400) {
+        /* A refused workflow is the fault of whoever wrote it, or a file is missing. */
+        char why[COMFYUI_WHY];
+        comfyui_refusal(response, why);
+        kit_fail(&self->kit, &(struct failure){ .code = FAIL_INSTANCE_ERROR, .message = why });
+        return;
+    }
     if (response->status != 200) {
-        /* A refused workflow is the fault of whoever wrote it or of a missing file. */
         kit_fail_status(&self->kit, response, false);
         return;
     }
     CLEANUP(kit_json_free) json_t *root = kit_json(response);
     const char *id = json_string_value(json_object_get(root, "prompt_id"));
-    if (id == NULL || id[0] == '\0' || strlen(id) >= sizeof self->id ||
-        strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") !=
-            strlen(id)) {
+    if (!comfyui_progress_name(&self->progress, id)) {
         kit_fail_error(&self->kit, "accepted the job with an answer that makes no sense");
         return;
     }
-    snprintf(self->id, sizeof self->id, "%s", id);
+    go(self, PHASE_QUEUE, 0);
+}
+
+/* The same picture with a new prompt. */
+static void
+draw_again(struct comfyui *self)
+{
+    comfyui_progress_begin(&self->progress, self->workflow, self->kit.order.steps);
+    self->begun = self->waits = self->opaque = self->is_over = self->orphan = false;
     self->polls = self->absent = self->lost_answers = 0;
-    go(self, self->kit.interrupted ? PHASE_QUEUE : PHASE_HISTORY,
-       self->kit.interrupted ? 0 : LIMIT_INSTANCE_LOOK_MS);
-    kit_taken(&self->kit);
+    go(self, PHASE_SUBMIT, 0);
 }
 
 static void
 draw_next(struct comfyui *self)
 {
-    self->id[0] = '\0';
-    go(self, PHASE_SUBMIT, 0);
+    self->again = false;
+    draw_again(self);
 }
 
 static void
@@ -287,10 +398,16 @@ submit(struct comfyui *self)
                                                    : "the workflow has no place {guidance}" });
         return;
     }
+    if (self->again) {
+        workflow_vary(graph, self->saver);
+    }
+    json_t *body = json_pack("{s:o, s:s, s:{s:s}}", "prompt", graph, "client_id",
+                             comfyui_watch_client(self->watch), "extra_data", "preview_method",
+                             "none"); /* nobody looks at previews: the GPU is not to make them */
     kit_ask(&self->kit, &self->kit.main,
             &(struct kit_request){ .method = "POST",
                                    .path = "/prompt",
-                                   .body = json_pack("{s:o}", "prompt", graph),
+                                   .body = body,
                                    .limit_ms = LIMIT_INSTANCE_ANSWER_MS,
                                    .response_max = LIMIT_INSTANCE_STATE },
             on_submitted);
@@ -311,8 +428,8 @@ static void
 on_pause(void *context)
 {
     struct comfyui *self = context;
-    char path[ID_BYTES + 16];
-    if (self->kit.interrupted && self->id[0] == '\0') {
+    char path[COMFYUI_ID + 16];
+    if (self->kit.interrupted && self->progress.id[0] == '\0' && !self->orphan) {
         kit_free(&self->kit); /* interrupted between two pictures */
         return;
     }
@@ -321,7 +438,7 @@ on_pause(void *context)
         submit(self);
         return;
     case PHASE_HISTORY:
-        snprintf(path, sizeof path, "/history/%s", self->id);
+        snprintf(path, sizeof path, "/history/%s", self->progress.id);
         get(self, path, LIMIT_INSTANCE_CONFIG, on_history);
         return;
     case PHASE_QUEUE:
@@ -355,7 +472,7 @@ comfyui_interrupt(void *context)
         return;
     }
     kit->interrupted = true;
-    if (self->id[0] == '\0' && kit->main.call != NULL) {
+    if (self->progress.id[0] == '\0' && kit->main.call != NULL) {
         return; /* what is submitted cannot be stopped before it has an id */
     }
     kit_cancel(&kit->main);
@@ -363,6 +480,15 @@ comfyui_interrupt(void *context)
 }
 
 /* -- health -- */
+
+static void
+tell_health(struct comfyui *self)
+{
+    struct health health = self->health;
+    self->health_held = false;
+    health.lacks = is_watched(self) ? 0 : DRIVER_STEPS;
+    self->kit.host->on_probed(self->kit.host->context, &health);
+}
 
 static void
 on_stats(void *context, const struct http_response *response)
@@ -373,6 +499,7 @@ on_stats(void *context, const struct http_response *response)
     struct health health = { .answered = true, .ready = true };
     kit_over(&self->kit.probe);
     if (!json_is_object(json_object_get(root, "system"))) {
+        comfyui_watch_forget(self->watch);
         kit_unhealthy(&self->kit, "/system_stats", response);
         return;
     }
@@ -384,7 +511,13 @@ on_stats(void *context, const struct http_response *response)
                  workflow_model(self->workflow));
     }
     kit_text(json_object_get(device, "name"), health.device, sizeof health.device);
-    self->kit.host->on_probed(self->kit.host->context, &health);
+    self->health = health;
+    comfyui_watch_begin(self->watch, response->address);
+    if (comfyui_watch_state(self->watch) == COMFYUI_OPENING) {
+        self->health_held = true; /* until it has opened or failed */
+    } else {
+        tell_health(self);
+    }
 }
 
 static void
@@ -398,6 +531,7 @@ static void
 comfyui_probe_cancel(void *context)
 {
     struct comfyui *self = context;
+    self->health_held = false;
     kit_cancel(&self->kit.probe);
 }
 
@@ -417,6 +551,7 @@ comfyui_close(void **self_p)
 {
     struct comfyui *self = *self_p;
     if (self != NULL) {
+        comfyui_watch_destroy(&self->watch);
         kit_close(&self->kit);
         json_decref(self->workflow);
         free(self);
@@ -432,6 +567,14 @@ comfyui_open(void **out, const struct driver_host *host)
         free(self);
         return -ENOMEM;
     }
+    struct comfyui_watch_config watch = {
+        .kit = &self->kit, .on_text = on_heard, .on_change = on_watch_change, .context = self
+    };
+    if (comfyui_watch_new(&self->watch, &watch) != 0) {
+        void *opened = self;
+        comfyui_close(&opened);
+        return -ENOMEM;
+    }
     self->problem = "no workflow= is set";
     if (host->words != NULL && host->words->workflow[0] != '\0') {
         /* It was checked at the start; one that has gone since is told by the probe. */
@@ -443,7 +586,7 @@ comfyui_open(void **out, const struct driver_host *host)
 
 const struct driver driver_comfyui = {
     .name = "comfyui",
-    .features = DRIVER_INTERRUPT,
+    .features = DRIVER_STEPS | DRIVER_INTERRUPT,
     .words = WORD_LOGIN | WORD_KEY | WORD_WORKFLOW,
     .check = comfyui_check,
     .open = comfyui_open,

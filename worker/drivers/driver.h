@@ -9,6 +9,7 @@
  *
  *     draw --> on_waiting? --> on_taken --> on_step* --> on_picture x n --> on_drawn --> on_free
  *          `------------------------`-----------`--------------`------> on_failed -> on_free
+ *                (on_work, at any time before on_drawn)
  *     interrupt, at any time between draw and on_free ----------------> on_free, nothing else
  *
  * on_free: the GPU is free again. It may come long after on_failed, and comes exactly once a draw,
@@ -71,6 +72,10 @@ struct driver_host {
     void (*on_taken)(void *context); /* the server accepted the job, and nothing is before it */
     /* May be called as often as the server tells; a step is told once or more. */
     void (*on_step)(void *context, uint32_t step, uint32_t steps);
+    /* The server is at work on the job, or its next picture waits its turn there; no step is made.
+     * The watch for silence begins anew: as for a server that tells steps, or, if none is told from
+     * here on, as for one that is opaque. It counts more than health.lacks, to the job's end. */
+    void (*on_work)(void *context, bool tells);
     /* bytes: malloc'ed, the host's now. In order, i from 0. */
     void (*on_picture)(void *context, uint32_t i, const struct drawn_picture *picture);
     void (*on_drawn)(void *context, uint32_t gpu_ms);

@@ -8,6 +8,9 @@
 #include <string.h>
 
 enum { CREDENTIALS = 2 * LIMIT_ATTACH_WORD + 2 };
+_Static_assert((int)KIT_AUTHORIZATION >=
+                   (int)sodium_base64_ENCODED_LEN(CREDENTIALS, sodium_base64_VARIANT_ORIGINAL) + 32,
+               "any login fits");
 
 int
 kit_open(struct kit *self, const struct driver_host *host, reactor_fn on_pause)
@@ -96,10 +99,10 @@ kit_begin(struct kit *self, const struct draw_request *request)
 
 /* -- asking -- */
 
-/* "Authorization: ..." if the user gave a key or a password; "" if not. */
-static void
-credentials(const struct kit *self, char *out, size_t size)
+void
+kit_authorization(const struct kit *self, char out[KIT_AUTHORIZATION])
 {
+    const size_t size = KIT_AUTHORIZATION;
     const struct driver_words *words = self->host->words;
     char pair[CREDENTIALS];
     char encoded[sodium_base64_ENCODED_LEN(CREDENTIALS, sodium_base64_VARIANT_ORIGINAL)];
@@ -122,7 +125,7 @@ kit_ask(struct kit *self, struct kit_ask *ask, const struct kit_request *request
         http_response_fn fn)
 {
     char url[KIT_URL_BYTES];
-    char authorization[2 * CREDENTIALS + 32];
+    char authorization[KIT_AUTHORIZATION];
     struct http_request wanted = { .method = request->method,
                                    .url = url,
                                    .limit_ms = request->limit_ms,
@@ -143,7 +146,7 @@ kit_ask(struct kit *self, struct kit_ask *ask, const struct kit_request *request
         wanted.body_length = strlen(ask->body);
         wanted.content_type = "application/json";
     }
-    credentials(self, authorization, sizeof authorization);
+    kit_authorization(self, authorization);
     wanted.headers[0] = authorization[0] == '\0' ? NULL : authorization;
     ask->call = http_client_start(self->host->http, &wanted, fn, self);
     if (ask->call == NULL) {
@@ -240,6 +243,14 @@ kit_step(struct kit *self, double part)
     /* A hair more, so that 3/8 of eight steps is the third for all its rounding. */
     double done = (self->made + part) * order->steps / order->n + 1e-6;
     self->host->on_step(self->host->context, (uint32_t)done, order->steps);
+}
+
+void
+kit_work(struct kit *self, bool tells)
+{
+    if (!self->interrupted) {
+        self->host->on_work(self->host->context, tells);
+    }
 }
 
 /* bytes: malloc'ed, the host's now. */

@@ -69,6 +69,9 @@ void kit_ask(struct kit *self, struct kit_ask *ask, const struct kit_request *re
              http_response_fn fn);
 void kit_over(struct kit_ask *ask);   /* it is answered */
 void kit_cancel(struct kit_ask *ask); /* it is dropped; fine when there is none */
+/* A header line "Authorization: ..." if the user gave a key or a password; "" if not. */
+enum { KIT_AUTHORIZATION = 4 * LIMIT_ATTACH_WORD + 64 };
+void kit_authorization(const struct kit *self, char out[KIT_AUTHORIZATION]);
 /* A GET for a probe, with its limits. */
 void kit_look(struct kit *self, const char *path, size_t response_max, http_response_fn fn);
 /* Reports a health whose message says why the probe's answer is no good. */
@@ -84,6 +87,8 @@ void kit_waiting(struct kit *self); /* behind the jobs of others; not after kit_
 void kit_taken(struct kit *self);   /* once a job; later calls do nothing */
 /* `part` 0..1 of the present picture is drawn. */
 void kit_step(struct kit *self, double part);
+/* driver.h's on_work, unless interrupted. */
+void kit_work(struct kit *self, bool tells);
 /* The next picture; bytes are copied. True: another one is to be drawn, go on. */
 bool kit_picture(struct kit *self, const void *bytes, size_t length);
 /* The same from base64, strict; "data:...;base64," before it is skipped. If it is none *failed is

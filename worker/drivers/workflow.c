@@ -1,6 +1,7 @@
 #include "worker/drivers/workflow.h"
 #include "common/scope.h"
 #include <assert.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,6 +137,21 @@ workflow_fill(const json_t *workflow, const struct kit *kit)
     }
     fill(graph, kit, 0);
     return graph;
+}
+
+bool
+workflow_takes_steps(const json_t *node)
+{
+    return (places_in(json_object_get(node, "inputs"), 0) & (1U << PLACE_STEPS)) != 0;
+}
+
+void
+workflow_vary(json_t *graph, const char *node)
+{
+    char word[24];
+    snprintf(word, sizeof word, "%08x%08x", randombytes_random(), randombytes_random());
+    json_t *inputs = json_object_get(json_object_get(graph, node), "inputs");
+    json_object_set_new(inputs, "drawbar_again", json_string(word));
 }
 
 const char *

@@ -49,6 +49,7 @@ class Kind:
     queues = False         # has a queue of its own in which our job can wait behind somebody else's: occupy()
     repeats = True         # the same seed gives the same picture, byte for byte
     one_request = False    # the request that hands in the job is answered by its picture
+    fetches = 1            # times that the driver asks for a picture, answered 500, before the attempt has failed
     blames_request = True  # the driver takes a 400 or 422 for the user's fault: the job ends
 
     size = (128, 64)       # width and height of a quick job; not a square, so that nobody can swap them
