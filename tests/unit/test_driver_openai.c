@@ -149,6 +149,13 @@ Test(driver_openai, errors_and_garbage)
     expect_failure(&world, FAIL_INSTANCE_REFUSED, false, true);
     cr_assert(eq(str, world.message, (char *)"HTTP 400: size is bad"));
     stub.status = 500;
+    stub.body = "{\"error\":\"server_error\",\"message\":\"out of memory\"}";
+    draw(&world, 1, 7);
+    turn_until(&world, "ready", 3000);
+    cr_assert(eq(str, world.message, (char *)"HTTP 500: out of memory"));
+    close_world(&world);
+    open_openai(&world, &stub, "driver=openai"); /* three errors in a row would take it out */
+    stub.status = 500;
     stub.body = "";
     draw(&world, 1, 7);
     turn_until(&world, "ready", 3000);
