@@ -4,7 +4,8 @@
  *
  * One client per process; connections are kept and reused. Names are resolved by libcurl's threaded
  * resolver, so the loop never waits. No redirects are followed. No proxy is used, whatever the
- * environment says: instances and gateways are addressed directly.
+ * environment says: instances and gateways are addressed directly. A POST is sent once, whatever
+ * happens to its connection; other requests may be sent again if a kept connection dies under them.
  */
 #include "common/reactor.h"
 #include <stddef.h>

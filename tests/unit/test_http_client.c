@@ -214,6 +214,43 @@ Test(http_client, silence_and_refusal_have_names)
     world_close(&w);
 }
 
+/* The server dies with the request, and a new one takes its place at once. */
+static void
+die_and_come_back(void *context)
+{
+    struct world *w = context;
+    const struct http_server_config config = { .host = "127.0.0.1",
+                                               .port = http_server_port(w->server),
+                                               .body_max = BIG,
+                                               .on_request = on_request,
+                                               .context = w };
+    http_server_destroy(&w->server);
+    cr_assert(zero(int, http_server_new(&w->server, w->reactor, &config)));
+}
+
+Test(http_client, a_post_that_dies_with_a_used_connection_is_not_sent_again)
+{
+    struct world w;
+    struct timer *death = NULL;
+    world_open(&w);
+    cr_assert(zero(int, timer_new(&death, w.reactor, die_and_come_back, &w)));
+    struct http_request r = request_for(&w, "GET", "/echo");
+    run_one(&w, &r);
+    cr_assert(eq(int, w.status, 200), "a connection is kept");
+    r = request_for(&w, "POST", "/hold");
+    r.body = "draw";
+    r.body_length = 4;
+    r.limit_ms = 1000;
+    timer_in_ms(death, 100);
+    run_one(&w, &r);
+    cr_assert(eq(int, w.n_requests, 2), "the server's successor was asked, too");
+    cr_assert(zero(int, w.status));
+    cr_assert(ne(int, w.error, ETIMEDOUT), "the loss is told at once: %s", w.text);
+    cr_assert(ne(int, w.error, ECONNREFUSED), "that would say that nobody had it");
+    timer_destroy(&death);
+    world_close(&w);
+}
+
 Test(http_client, a_cancelled_call_is_closed_and_not_told)
 {
     struct world w;
