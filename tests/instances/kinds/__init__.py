@@ -49,6 +49,7 @@ class Kind:
     queues = False         # has a queue of its own in which our job can wait behind somebody else's: occupy()
     repeats = True         # the same seed gives the same picture, byte for byte
     one_request = False    # the request that hands in the job is answered by its picture
+    polls = False          # the picture comes with the last of many answers, of which two in a row may be lost
     blames_request = True  # the driver takes a 400 or 422 for the user's fault: the job ends
 
     size = (128, 64)       # width and height of a quick job; not a square, so that nobody can swap them
@@ -96,6 +97,10 @@ class Kind:
         The truth about "the GPU is free". Asked of the server, past the relay."""
         del port
         return None
+
+    def direct(self, port, order):
+        """The PNG of an order in Drawbar's words, drawn by the server's own API, past the relay; None: not known how."""
+        del port, order
 
     def occupy(self, port):
         """Only with `queues`: gives the server a slow job that is not ours, past the relay, and returns a function
