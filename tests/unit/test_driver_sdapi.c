@@ -7,7 +7,8 @@ struct stub {
     bool waits;       /* txt2img is answered later */
     bool no_progress; /* like sd-server and others */
     bool is_sd_server;
-    int step; /* told by progress */
+    bool draws_on; /* whether or not anybody waits for it */
+    int step;      /* told by progress */
     uint32_t n_draws, n_interrupts;
     char asked[2048];
     char authorization[128];
@@ -51,7 +52,7 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
         snprintf(text, sizeof text,
                  "{\"progress\":0,\"state\":{\"job_count\":%d,\"sampling_step\":%d,"
                  "\"sampling_steps\":8}}",
-                 world->held != NULL, stub->step);
+                 world->held != NULL || stub->draws_on, stub->step);
         answer(exchange, 200, text);
     } else if (strcmp(path, "/sdapi/v1/interrupt") == 0 && !stub->no_progress) {
         stub->n_interrupts++;
@@ -195,6 +196,29 @@ Test(driver_sdapi, killed_while_it_draws)
     draw(&world, 1, 7);
     turn_until(&world, "3/8", 3000);
     kill_and_come_back(&world);
+    close_world(&world);
+}
+
+Test(driver_sdapi, a_lost_answer_keeps_it_busy_until_the_server_says_that_it_draws_no_more)
+{
+    struct world world;
+    struct stub stub = { .waits = true, .draws_on = true, .step = 3 };
+    open_sdapi(&world, &stub, "driver=sdapi", 60000);
+    draw(&world, 1, 7);
+    turn_until(&world, "3/8", 3000);
+    uint16_t port = http_server_port(world.server);
+    http_server_destroy(&world.server); /* every connection is cut, and yet it draws on */
+    world.held = NULL;
+    serve(&world, port);
+    turn_until(&world, "failed", 3000);
+    expect_failure(&world, FAIL_INSTANCE_DIED, true, false);
+    turn_for(&world, 1300);
+    cr_assert(eq(int, instance_state(world.supervisor, 0), INSTANCE_BUSY));
+    cr_assert(ge(u32, stub.n_interrupts, 2), "it is told to stop, and told again");
+    stub.draws_on = false;
+    turn_until(&world, "ready", 4000);
+    expect_heard(&world, "taken 3/8 failed ready");
+    cr_assert(eq(u32, stub.n_draws, 1));
     close_world(&world);
 }
 

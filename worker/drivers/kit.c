@@ -300,8 +300,8 @@ kit_free(struct kit *self)
     self->host->on_free(self->host->context);
 }
 
-void
-kit_fail(struct kit *self, const struct failure *failure)
+static void
+report_failure(struct kit *self, const struct failure *failure)
 {
     struct failure told = *failure;
     if (!self->interrupted) {
@@ -309,19 +309,32 @@ kit_fail(struct kit *self, const struct failure *failure)
         self->interrupted = true; /* an interrupt inside the report has nothing to stop */
         self->host->on_failed(self->host->context, &told);
     }
+}
+
+void
+kit_fail(struct kit *self, const struct failure *failure)
+{
+    report_failure(self, failure);
     kit_free(self);
 }
 
 void
-kit_fail_lost(struct kit *self, const struct http_response *response, const char *doing)
+kit_report_lost(struct kit *self, const struct http_response *response, const char *doing)
 {
     char message[KIT_TEXT];
     bool large = response->error == EMSGSIZE;
     snprintf(message, sizeof message, "%s: %s", doing,
              response->message[0] != '\0' ? response->message : strerror(response->error));
-    kit_fail(self, &(struct failure){ .code = large ? FAIL_BAD_PICTURE : FAIL_INSTANCE_DIED,
-                                      .message = message,
-                                      .taken = response->error != ECONNREFUSED });
+    report_failure(self, &(struct failure){ .code = large ? FAIL_BAD_PICTURE : FAIL_INSTANCE_DIED,
+                                            .message = message,
+                                            .taken = response->error != ECONNREFUSED });
+}
+
+void
+kit_fail_lost(struct kit *self, const struct http_response *response, const char *doing)
+{
+    kit_report_lost(self, response, doing);
+    kit_free(self);
 }
 
 void

@@ -97,6 +97,9 @@ void kit_free(struct kit *self); /* on_free */
 /* -- failures, all by kit_fail -- */
 /* A request without an answer: the server died with the job. */
 void kit_fail_lost(struct kit *self, const struct http_response *response, const char *doing);
+/* The same for a server that may live, and draw on: on_failed alone. From here on it is as after an
+ * interrupt: only kit_free is missing. */
+void kit_report_lost(struct kit *self, const struct http_response *response, const char *doing);
 /* A refusal by status. blames_request: 400, 413 and 422 are the request's fault, final. */
 void kit_fail_status(struct kit *self, const struct http_response *response, bool blames_request);
 /* The server's answer is nonsense, or tells an error: another instance may do better. */

@@ -6,6 +6,8 @@
  *     step       GET /sdapi/v1/progress meanwhile
  *     interrupt  POST /sdapi/v1/interrupt, again and again until txt2img is answered: one that
  *                comes before the drawing began is forgotten by the server
+ *     lost       txt2img ended without an answer: the server may draw on, so it is interrupted
+ *                until progress says that it does nothing, or nobody listens any more
  *
  * Progress and interrupt mean whatever the server draws, for whom ever: it must be ours alone.
  */
@@ -22,6 +24,7 @@ struct sdapi {
     bool learned; /* the next two */
     bool has_progress;
     bool is_sd_server;
+    bool lost; /* the answer will not come any more: progress tells when the GPU is free */
     struct health health; /* while a probe asks more than once */
 };
 
@@ -37,6 +40,12 @@ on_drawn(void *context, const struct http_response *response)
     kit_over(&self->kit.main);
     kit_cancel(&self->kit.side);
     timer_stop(self->kit.pause);
+    if (response->status == 0 && response->error != ECONNREFUSED && self->has_progress) {
+        self->lost = true;
+        kit_report_lost(&self->kit, response, "while drawing");
+        timer_in_ms(self->kit.pause, 0);
+        return;
+    }
     if (self->kit.interrupted) {
         kit_free(&self->kit); /* it has answered: the GPU is free */
         return;
@@ -115,10 +124,53 @@ on_interrupt_heard(void *context, const struct http_response *response)
 }
 
 static void
+ask_to_stop(struct sdapi *self)
+{
+    kit_ask(&self->kit, &self->kit.side,
+            &(struct kit_request){ .method = "POST",
+                                   .path = "/sdapi/v1/interrupt",
+                                   .body = json_object(),
+                                   .limit_ms = LIMIT_PROBE_ANSWER_MS,
+                                   .response_max = LIMIT_INSTANCE_STATE },
+            on_interrupt_heard);
+}
+
+static void
+ask_progress(struct sdapi *self, http_response_fn fn)
+{
+    kit_ask(&self->kit, &self->kit.side,
+            &(struct kit_request){ .method = "GET",
+                                   .path = "/sdapi/v1/progress?skip_current_image=true",
+                                   .limit_ms = LIMIT_PROBE_ANSWER_MS,
+                                   .response_max = LIMIT_INSTANCE_STATE },
+            fn);
+}
+
+/* After a loss: does it still draw? The host bounds how long it is asked. */
+static void
+on_lost_progress(void *context, const struct http_response *response)
+{
+    struct sdapi *self = context;
+    CLEANUP(kit_json_free) json_t *root = response->status == 200 ? kit_json(response) : NULL;
+    const json_t *jobs = json_object_get(json_object_get(root, "state"), "job_count");
+    kit_over(&self->kit.side);
+    bool idle = json_is_integer(jobs) && json_integer_value(jobs) == 0;
+    if (idle || response->error == ECONNREFUSED) {
+        kit_free(&self->kit);
+    } else {
+        ask_to_stop(self);
+    }
+}
+
+static void
 on_pause(void *context)
 {
     struct sdapi *self = context;
     struct kit *kit = &self->kit;
+    if (self->lost) {
+        ask_progress(self, on_lost_progress);
+        return;
+    }
     if (kit->main.call == NULL) {
         kit_free(kit); /* interrupted between two pictures */
         return;
@@ -131,21 +183,10 @@ on_pause(void *context)
     }
     if (kit->interrupted) {
         kit_cancel(&kit->side);
-        kit_ask(kit, &kit->side,
-                &(struct kit_request){ .method = "POST",
-                                       .path = "/sdapi/v1/interrupt",
-                                       .body = json_object(),
-                                       .limit_ms = LIMIT_PROBE_ANSWER_MS,
-                                       .response_max = LIMIT_INSTANCE_STATE },
-                on_interrupt_heard);
-        return;
+        ask_to_stop(self);
+    } else {
+        ask_progress(self, on_progress);
     }
-    kit_ask(kit, &kit->side,
-            &(struct kit_request){ .method = "GET",
-                                   .path = "/sdapi/v1/progress?skip_current_image=true",
-                                   .limit_ms = LIMIT_PROBE_ANSWER_MS,
-                                   .response_max = LIMIT_INSTANCE_STATE },
-            on_progress);
 }
 
 static int
@@ -153,6 +194,7 @@ sdapi_draw(void *context, const struct draw_request *wanted)
 {
     struct sdapi *self = context;
     int rc = kit_begin(&self->kit, wanted);
+    self->lost = false;
     if (rc == 0) {
         draw_next(self);
     }
