@@ -171,7 +171,7 @@ enum {
     LIMIT_PLACE_JOBS = 3,     /* at an instance: one encoded and fetched, one drawn, one ahead */
     LIMIT_STUCK_STEPS = 10,   /* times the usual step without one: the attempt fails. rules 2 */
     LIMIT_STUCK_MS = 60000,   /* and at least this; --stuck-ms for tests */
-    LIMIT_OPAQUE_MS = 600000, /* the same for instances that tell no steps */
+    LIMIT_OPAQUE_MS = 600000, /* the same for instances that tell no steps; --opaque-ms */
     LIMIT_PROBE_MS = 1000,    /* between two health checks */
     LIMIT_PROBE_ANSWER_MS = 3000, /* a health check not answered by then failed (choice) */
     LIMIT_PROBES_FAILED = 3,      /* in a row: the instance is taken to be gone (choice) */

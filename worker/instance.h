@@ -90,7 +90,8 @@ struct supervisor_config {
     uint32_t n_start;
     uint16_t base_port;    /* of started instances: base, base+1, ...; 0: any free ones */
     const char *state_dir; /* where pids of children are recorded and logs are written */
-    int64_t stuck_ms;      /* LIMIT_STUCK_MS */
+    int64_t stuck_ms;      /* 0: LIMIT_STUCK_MS */
+    int64_t opaque_ms;     /* 0: LIMIT_OPAQUE_MS */
     int64_t startup_ms;    /* grace until ready; 0: 600 s */
 };
 

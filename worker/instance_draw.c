@@ -70,7 +70,8 @@ stuck_limit_ms(const struct instance *self)
 {
     const struct supervisor *owner = self->owner;
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms = instance_has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : LIMIT_OPAQUE_MS;
+    int64_t least_ms =
+        instance_has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : owner->opaque_ms;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
         limit_ms = owner->startup_ms; /* the first job loads and compiles */
@@ -285,8 +286,9 @@ interrupt(struct lane *lane)
     }
     lane->reporting = false;
     if (lane == silent_one(self)) {
-        timer_in_ms(self->stuck_timer,
-                    instance_has_feature(self, DRIVER_INTERRUPT) ? LIMIT_STOP_MS : LIMIT_OPAQUE_MS);
+        timer_in_ms(self->stuck_timer, instance_has_feature(self, DRIVER_INTERRUPT)
+                                           ? LIMIT_STOP_MS
+                                           : self->owner->opaque_ms);
     }
     self->driver->interrupt(lane->drive);
 }

@@ -29,7 +29,7 @@ struct supervisor {
     char *state_dir;
     int lock_fd; /* of state_dir; -1: none */
     bool any_port;
-    int64_t stuck_ms, startup_ms;
+    int64_t stuck_ms, opaque_ms, startup_ms;
     bool stopping;   /* asked to */
     bool stop_begun; /* and the instances were told */
     reactor_fn stop_done;

@@ -524,6 +524,7 @@ open_supervisor(struct loop *self)
                                         .base_port = (uint16_t)options->base_port,
                                         .state_dir = options->state_dir,
                                         .stuck_ms = options->stuck_ms,
+                                        .opaque_ms = options->opaque_ms,
                                         .startup_ms = options->startup_s * 1000 };
     struct instance_events events = { .on_state = on_state,
                                       .on_taken = on_taken,

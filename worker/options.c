@@ -139,7 +139,8 @@ options_load(struct options *out, struct config **config, int argc, char **argv)
                              .driver = "drawbar",
                              .n_start = 1,
                              .base_port = 7861,
-                             .stuck_ms = LIMIT_STUCK_MS };
+                             .stuck_ms = LIMIT_STUCK_MS,
+                             .opaque_ms = LIMIT_OPAQUE_MS };
     const struct option options[] = {
         { "redis", OPTION_STRING, &out->redis, "URL",
           "Redis that brokers, gateways and workers share.", 0, 0, false },
@@ -166,6 +167,9 @@ options_load(struct options *out, struct config **config, int argc, char **argv)
         { "stuck-ms", OPTION_INT, &out->stuck_ms, "MS",
           "An instance without a step for this long (or ten usual steps) fails its job.", 100,
           LIMIT_OPAQUE_MS, false },
+        { "opaque-ms", OPTION_INT, &out->opaque_ms, "MS",
+          "How long an instance that tells no steps may take for one picture.", 100,
+          LIMIT_INSTANCE_DRAW_MS, false },
         { "startup-s", OPTION_INT, &out->startup_s, "S",
           "How long a started instance may load before it is stopped; 0: 600.", 0, 86400, false },
         { "insecure-plaintext", OPTION_BOOL, &insecure_plaintext, NULL,

@@ -15,7 +15,7 @@ struct options {
     const char *model; /* NULL: the instances tell it */
     int64_t n_start;
     int64_t base_port;
-    int64_t stuck_ms;
+    int64_t stuck_ms, opaque_ms;
     int64_t startup_s;
     char state_dir[4096]; /* of this worker; exists and is writable */
 };

@@ -220,6 +220,7 @@ static void
 copy_settings(struct supervisor *self, const struct supervisor_config *config)
 {
     self->stuck_ms = config->stuck_ms > 0 ? config->stuck_ms : LIMIT_STUCK_MS;
+    self->opaque_ms = config->opaque_ms > 0 ? config->opaque_ms : LIMIT_OPAQUE_MS;
     self->startup_ms = config->startup_ms > 0 ? config->startup_ms : LIMIT_STARTUP_MS;
     if (config->start != NULL) {
         self->start = strdup(config->start);
