@@ -66,12 +66,14 @@ lanes_busy(const struct instance *self)
 /* -- silence -- */
 
 static int64_t
-stuck_limit_ms(const struct instance *self)
+stuck_limit_ms(struct instance *self)
 {
     const struct supervisor *owner = self->owner;
     int64_t limit_ms = LIMIT_STUCK_STEPS * self->usual_step_ms;
-    int64_t least_ms =
-        instance_has_feature(self, DRIVER_STEPS) ? owner->stuck_ms : owner->opaque_ms;
+    const struct lane *lane = silent_one(self);
+    bool waits = lane != NULL && lane->waiting && !lane->begun;
+    bool tells = instance_has_feature(self, DRIVER_STEPS) && !waits;
+    int64_t least_ms = tells ? owner->stuck_ms : owner->opaque_ms;
     limit_ms = limit_ms > least_ms ? limit_ms : least_ms;
     if (!self->warm && limit_ms < owner->startup_ms) {
         limit_ms = owner->startup_ms; /* the first job loads and compiles */
@@ -138,6 +140,16 @@ make(struct lane *lane)
 }
 
 /* -- what the drivers report -- */
+
+static void
+on_waiting(void *context)
+{
+    struct lane *lane = context;
+    lane->waiting = true;
+    if (lane == silent_one(lane->instance)) {
+        watch_for_silence(lane->instance);
+    }
+}
 
 static void
 on_taken(void *context)
@@ -345,6 +357,7 @@ lanes_open(struct instance *self, void (*on_probed)(void *context, const struct 
             .words = &self->words,
             .url = self->url,
             .on_probed = on_probed,
+            .on_waiting = on_waiting,
             .on_taken = on_taken,
             .on_step = on_step,
             .on_picture = on_picture,
@@ -421,7 +434,7 @@ instance_draw(struct supervisor *owner, uint32_t index, const struct draw_reques
         self->driver->probe_cancel(self->lanes[0].drive);
     }
     lane->step = 0;
-    lane->accepted = lane->begun = lane->lost = lane->made = false;
+    lane->accepted = lane->waiting = lane->begun = lane->lost = lane->made = false;
     if (self->driver->draw(lane->drive, request) != 0) {
         if (first) {
             instance_probe_soon(self);

@@ -47,6 +47,7 @@ struct lane {
     bool drawing;   /* the driver has a job */
     bool reporting; /* and the agent wants to hear of it */
     bool accepted;  /* the server has it */
+    bool waiting;   /* the server has it, behind what others gave it */
     bool begun;     /* and has begun it: nothing is before it */
     bool lost;      /* not begun when the server died with the one before it: no turn comes */
     bool made;      /* its last step is made: the GPU has done with it */

@@ -121,6 +121,17 @@ open_gradio(struct world *world, struct stub *stub, const char *words)
     open_world(world, words, 400);
 }
 
+/* Until the app has the job in its queue. */
+static void
+turn_until_joined(struct world *world, uint32_t n_joins)
+{
+    struct stub *stub = world->stub;
+    for (int i = 0; i < 100 && (stub->n_joins < n_joins || world->held == NULL); i++) {
+        turn_for(world, 20);
+    }
+    cr_assert(eq(u32, stub->n_joins, n_joins));
+}
+
 TestSuite(driver_gradio, .timeout = 30);
 
 Test(driver_gradio, the_function_and_its_arguments_are_learned)
@@ -145,8 +156,7 @@ Test(driver_gradio, progress_is_told_also_when_its_bytes_come_in_pieces)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 1, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
+    turn_until_joined(&world, 1);
     say(&world, STARTS "da");
     turn_for(&world, 50);
     say(&world, &PROGRESS(3)[2]);
@@ -165,11 +175,10 @@ Test(driver_gradio, a_waiting_job_is_cancelled)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 2, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
+    turn_until_joined(&world, 1);
     instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
-    expect_heard(&world, "taken ready");
+    expect_heard(&world, "ready");
     cr_assert(eq(u32, stub.n_cancels, 1));
     cr_assert(eq(u32, stub.n_joins, 1));
     close_world(&world);
@@ -181,9 +190,9 @@ Test(driver_gradio, a_running_function_is_waited_for_unless_it_yields)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 2, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
+    turn_until_joined(&world, 1);
     say(&world, STARTS);
+    turn_until(&world, "taken", 3000);
     turn_for(&world, 600); /* no steps, and yet not stuck */
     instance_interrupt(world.supervisor, 0, 0);
     turn_for(&world, 300);
@@ -196,13 +205,34 @@ Test(driver_gradio, a_running_function_is_waited_for_unless_it_yields)
     stub.app_id = "2"; /* another life: it is learned anew */
     turn_for(&world, 2500);
     draw(&world, 1, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
+    turn_until_joined(&world, 2);
     say(&world, STARTS PROGRESS(1));
     turn_until(&world, "1/8", 3000);
     instance_interrupt(world.supervisor, 0, 0);
     turn_until(&world, "ready", 3000);
     cr_assert(eq(u32, stub.n_cancels, 1));
+    close_world(&world);
+}
+
+Test(driver_gradio, a_job_behind_those_of_others_is_silent_without_fault_until_it_begins)
+{
+    struct world world;
+    struct stub stub = { .silent = true };
+    open_gradio(&world, &stub, "driver=gradio"); /* 400 ms without a step is silence */
+    draw(&world, 1, 7);
+    turn_until_joined(&world, 1);
+    say(&world, STARTS PROGRESS(3) COMPLETED); /* it tells steps */
+    turn_until(&world, "ready", 3000);
+    turn_for(&world, 300); /* a health check */
+    draw(&world, 1, 8);
+    turn_until_joined(&world, 2);
+    say(&world, EVENT("{\"msg\":\"estimation\",\"rank\":1}"));
+    turn_for(&world, 1500);
+    expect_heard(&world, "");
+    say(&world, STARTS PROGRESS(1));
+    turn_until(&world, "failed", 5000);
+    expect_heard(&world, "taken 1/8 failed");
+    expect_failure(&world, FAIL_INSTANCE_STUCK, true, false);
     close_world(&world);
 }
 
@@ -224,8 +254,9 @@ Test(driver_gradio, killed_while_it_draws)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 1, 7);
+    turn_until_joined(&world, 1);
+    say(&world, STARTS);
     turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
     kill_and_come_back(&world);
     close_world(&world);
 }
@@ -236,17 +267,16 @@ Test(driver_gradio, errors_and_garbage)
     struct stub stub = { .silent = true };
     open_gradio(&world, &stub, "driver=gradio");
     draw(&world, 1, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
-    say(&world, EVENT("{\"msg\":\"process_completed\",\"success\":false,\"output\":{\"error\":"
-                      "\"CUDA error\"}}"));
+    turn_until_joined(&world, 1);
+    say(&world,
+        STARTS EVENT("{\"msg\":\"process_completed\",\"success\":false,\"output\":{\"error\":"
+                     "\"CUDA error\"}}"));
     turn_until(&world, "ready", 3000);
     expect_failure(&world, FAIL_INSTANCE_ERROR, true, false);
     cr_assert(eq(str, world.message, (char *)"the app failed: CUDA error"));
     draw(&world, 1, 7);
-    turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
-    say(&world, EVENT("what?"));
+    turn_until_joined(&world, 2);
+    say(&world, STARTS EVENT("what?"));
     turn_until(&world, "ready", 3000);
     expect_failure(&world, FAIL_INSTANCE_ERROR, true, false);
     stub.join_status = 503;
@@ -255,8 +285,9 @@ Test(driver_gradio, errors_and_garbage)
     expect_heard(&world, "failed down ready");
     stub.join_status = 200;
     draw(&world, 1, 7);
+    turn_until_joined(&world, 4);
+    say(&world, STARTS);
     turn_until(&world, "taken", 3000);
-    turn_for(&world, 100);
     http_stream_end(release(&world));
     turn_until(&world, "failed", 3000);
     expect_failure(&world, FAIL_INSTANCE_DIED, true, false);

@@ -7,8 +7,8 @@
  * instance.c and instance_draw.c do. Where the server queues, several drivers are open for one
  * instance.
  *
- *     draw --> on_taken --> on_step* --> on_picture x n --> on_drawn --> on_free
- *          `------------`-----------`--------------`------> on_failed -> on_free
+ *     draw --> on_waiting? --> on_taken --> on_step* --> on_picture x n --> on_drawn --> on_free
+ *          `------------------------`-----------`--------------`------> on_failed -> on_free
  *     interrupt, at any time between draw and on_free ----------------> on_free, nothing else
  *
  * on_free: the GPU is free again. It may come long after on_failed, and comes exactly once a draw,
@@ -66,7 +66,9 @@ struct driver_host {
     const struct driver_words *words; /* what the user set; NULL: nothing */
     const char *url; /* where the server is, no '/' at the end; changes only while closed */
     void (*on_probed)(void *context, const struct health *health);
-    void (*on_taken)(void *context); /* the server accepted the job */
+    /* The server has the job, and draws what others gave it before: silence is no fault. */
+    void (*on_waiting)(void *context);
+    void (*on_taken)(void *context); /* the server accepted the job, and nothing is before it */
     /* May be called as often as the server tells; a step is told once or more. */
     void (*on_step)(void *context, uint32_t step, uint32_t steps);
     /* bytes: malloc'ed, the host's now. In order, i from 0. */

@@ -152,6 +152,10 @@ on_message(struct gradio *self, const json_t *message)
     }
     if (strcmp(kind, "process_starts") == 0) {
         self->started = true;
+        kit_taken(&self->kit);
+        if (self->kit.interrupted) {
+            return true; /* what was asked inside is under way */
+        }
     } else if (strcmp(kind, "progress") == 0) {
         on_progress(self, message);
     } else if (strcmp(kind, "process_completed") == 0) {
@@ -271,7 +275,7 @@ on_joined(void *context, const struct http_response *response)
         cancel(self);
         return;
     }
-    kit_taken(&self->kit);
+    kit_waiting(&self->kit);
 }
 
 static void

@@ -214,6 +214,14 @@ kit_guidance_from_one(const struct kit *self)
 /* -- reports -- */
 
 void
+kit_waiting(struct kit *self)
+{
+    if (!self->taken && !self->interrupted) {
+        self->host->on_waiting(self->host->context);
+    }
+}
+
+void
 kit_taken(struct kit *self)
 {
     if (!self->taken && !self->interrupted) {

@@ -80,7 +80,8 @@ uint32_t kit_seed(const struct kit *self); /* of the next picture */
 double kit_guidance_from_one(const struct kit *self);
 
 /* -- reports -- */
-void kit_taken(struct kit *self); /* once a job; later calls do nothing */
+void kit_waiting(struct kit *self); /* behind the jobs of others; not after kit_taken */
+void kit_taken(struct kit *self);   /* once a job; later calls do nothing */
 /* `part` 0..1 of the present picture is drawn. */
 void kit_step(struct kit *self, double part);
 /* The next picture; bytes are copied. True: another one is to be drawn, go on. */

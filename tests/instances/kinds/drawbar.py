@@ -54,8 +54,9 @@ class Reference(Drawbar):
     """The reference instance: diffusers' ZImagePipeline with a toy model."""
 
     name = "drawbar-zimage"
-    slow = {"width": 768, "height": 768, "steps": 50}
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    slow = {"width": 512, "height": 512, "steps": 50, "n": 2}
+    # One thread: OpenMP's threads wait for each other spinning, which on a busy machine takes twenty times as long.
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
     def __init__(self):
         self.python = os.path.join(os.environ.get("DRAWBAR_VENV", ""), "bin", "python")

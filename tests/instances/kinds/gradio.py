@@ -5,6 +5,7 @@ import json
 import os
 import threading
 
+from harness import check
 from kinds import SERVERS, Kind, ask, ask_json, kind, with_json
 
 PREFIX = "/gradio_api"
@@ -54,6 +55,7 @@ class GradioPlain(Kind):
         return with_json(body, data=data)
 
     def drawing(self, port):
+        check(not os.path.exists(os.path.join(self.folder, "overlap")), "the app draws two pictures at once")
         waiting = ask_json(port, "GET", f"{PREFIX}/queue/status")["queue_size"]
         return waiting > 0 or os.path.exists(os.path.join(self.folder, "drawing"))
 

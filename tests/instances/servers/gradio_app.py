@@ -3,7 +3,8 @@ plain|yields
 
 It draws with numpy what follows from the prompt and the seed, STEP_S a step, with gr.Progress and Gradio's queue,
 one picture at a time. `plain` draws in a function, which Gradio cannot stop; `yields` shows a preview each step.
-While it draws there is a file `drawing` in its folder: what the test looks at to know the truth.
+While it draws there is a file `drawing` in its folder, and `overlap` for ever after it drew two pictures at once: what
+the test looks at to know the truth.
 """
 import hashlib
 import os
@@ -15,14 +16,14 @@ import numpy
 from PIL import Image
 
 STEP_S = 0.1
-MARK = "drawing"
+MARK, OVERLAP = "drawing", "overlap"
 
 
 def steps_of(prompt, width, height, steps, seed, progress):
     """Yields after each step, and at last the picture."""
     digest = hashlib.sha256(f"{prompt}/{seed}".encode()).digest()
     shown = numpy.random.default_rng(int.from_bytes(digest[:8], "big")).random((int(height), int(width), 3))
-    with open(MARK, "w", encoding="utf-8"):
+    with open(OVERLAP if os.path.exists(MARK) else MARK, "w", encoding="utf-8"):
         pass
     try:
         for _ in progress.tqdm(range(int(steps)), desc="denoising"):
