@@ -160,8 +160,8 @@ set_request(struct http_call *call, const struct http_request *request)
         curl_easy_setopt(easy, CURLOPT_POSTFIELDS, request->body == NULL ? "" : request->body);
         curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_length);
     }
-    /* What dies on a connection that was used before is sent again by libcurl, unasked; on a new one
-     * it is not. A POST may have been the server's last: it must not be made twice. */
+    /* What dies on a connection that was used before is sent again by libcurl, unasked; on a new
+     * one it is not. A POST may have been the server's last: it must not be made twice. */
     curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, strcmp(request->method, "POST") == 0 ? 1L : 0L);
     if (strcmp(request->method, "HEAD") == 0) {
         curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);

@@ -179,6 +179,7 @@ on_step(void *context, uint32_t step, uint32_t steps)
     self->usual_step_ms =
         self->usual_step_ms == 0 ? each_ms : (7 * self->usual_step_ms + each_ms) / 8;
     lane->step = step;
+    self->health.lacks &= ~(unsigned)DRIVER_STEPS; /* a backlog leaves no time for a health check */
     watch_for_silence(self);
     events->on_step(events->context, self->index, lane->serial, (uint8_t)step, (uint8_t)steps);
     if (step == steps) {

@@ -31,9 +31,8 @@ from kinds import Kind, all_kinds # noqa: E402
 from run import end_children, end_tree # noqa: E402
 
 SCENARIOS = []
-TRIES = 5         # where the job's record has them
-SILENCE_MS = 3000 # the agents of these tests are less patient than others
-LIMIT_S = 60      # for what takes a few seconds on a machine of its own
+TRIES = 5 # where the job's record has them
+LIMIT_S = 60 # for what takes a few seconds on a machine of its own
 KIND_LIMIT_S = 420
 
 
@@ -99,7 +98,7 @@ class Stage:
         attach = f"driver={kind.driver} url={self.relay.url} model=z-image-turbo {kind.attach_words(c.directory)}"
         self.agent = c.start("worker", [
             harness.program("drawbar-worker"), "--redis", c.redis.url, "--name", "mia", "--state-dir",
-            os.path.join(c.directory, "state"), "--attach", attach.strip(), "--stuck-ms", SILENCE_MS, *flags,
+            os.path.join(c.directory, "state"), "--attach", attach.strip(), "--stuck-ms", kind.silence_ms, *flags,
             *kind.extra_flags])
         until(lambda: self.state() == "ready", LIMIT_S, "the agent has found the server")
 
@@ -326,7 +325,7 @@ def a_server_that_hangs_fails_the_attempt_and_the_job_succeeds_when_it_wakes(s):
         s.server.signal(signal.SIGSTOP)
     else:
         s.agent.stop()
-        s.start_agent("--opaque-ms", SILENCE_MS)
+        s.start_agent("--opaque-ms", s.kind.silence_ms)
         s.succeeds(s.quick())
         s.becomes_free()
         if s.kind.one_request:

@@ -214,6 +214,20 @@ Test(driver_gradio, a_running_function_is_waited_for_unless_it_yields)
     close_world(&world);
 }
 
+Test(driver_gradio, an_app_that_has_told_a_step_owes_the_next_one)
+{
+    struct world world;
+    struct stub stub = { .silent = true };
+    open_gradio(&world, &stub, "driver=gradio"); /* nobody knows yet whether it tells steps */
+    draw(&world, 1, 7);
+    turn_until_joined(&world, 1);
+    say(&world, STARTS PROGRESS(1));
+    turn_until(&world, "failed", 5000);
+    expect_heard(&world, "taken 1/8 failed");
+    expect_failure(&world, FAIL_INSTANCE_STUCK, true, false);
+    close_world(&world);
+}
+
 Test(driver_gradio, a_job_behind_those_of_others_is_silent_without_fault_until_it_begins)
 {
     struct world world;

@@ -59,6 +59,7 @@ class Kind:
     environment = {}       # further variables of the server's process
     start_s = 60           # it answers within this, on a busy machine
     extra_flags = ()       # of drawbar-worker
+    silence_ms = 3000      # without a step for so long it hangs, however busy the machine is
 
     def missing(self):
         """None, or why this kind cannot be run here: a loud, counted skip."""

@@ -55,6 +55,7 @@ class Reference(Drawbar):
 
     name = "drawbar-zimage"
     slow = {"width": 512, "height": 512, "steps": 50, "n": 2}
+    silence_ms = 15000 # a decoding tells no steps
     # One thread: OpenMP's threads wait for each other spinning, which on a busy machine takes twenty times as long.
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
