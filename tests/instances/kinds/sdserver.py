@@ -16,6 +16,7 @@ class SdServer(Kind):
     tells no steps."""
 
     slow = {"width": 128, "height": 128, "steps": 50}
+    silence_ms = 12000 # a quick job of one second takes three and more beside other work
     folder = ""
 
     def __init__(self):
