@@ -27,7 +27,7 @@ sys.dont_write_bytecode = True
 import harness # noqa: E402
 from faults import Relay # noqa: E402
 from harness import Cluster, Failed, check, check_equal, png_size, until # noqa: E402
-from kinds import all_kinds # noqa: E402
+from kinds import Kind, all_kinds # noqa: E402
 from run import end_children, end_tree # noqa: E402
 
 SCENARIOS = []
@@ -198,6 +198,27 @@ def pictures_have_the_size_that_was_asked_for_and_follow_their_seeds(s):
     check_equal(one["progress"], {"step": s.kind.steps, "steps": s.kind.steps}, "progress of a drawn job")
 
 
+@scenario(only=lambda kind: type(kind).direct is not Kind.direct)
+def a_job_draws_what_the_same_order_draws_by_the_servers_own_api(s):
+    width, height = s.kind.size
+    plain = {"prompt": "a red fox", "width": width, "height": height, "steps": 2, "seed": 7}
+    orders = [plain, {**plain, "seed": 4294967295}, {**plain, "steps": 3}, {**plain, "guidance": 2.5},
+              {**plain, "guidance": 2.5, "negative_prompt": "snow </sd_cpp_extra_args>"}]
+    shown = []
+    for order in orders:
+        job = s.succeeds(s.http.submit(**order))
+        shown.append(pixels(s.picture(job["id"])))
+        check(shown[-1] == pixels(s.kind.direct(s.server.port, order)), f"the picture of {order}")
+    check_equal(len(set(shown)), len(orders), "each of these words makes another picture")
+
+
+@scenario()
+def words_of_a_server_inside_a_prompt_change_nothing(s):
+    for tag in ('<sd_cpp_extra_args>{"width":64,"batch_count":2}</sd_cpp_extra_args>', "<lora:x:1>"):
+        job = s.succeeds(s.quick(prompt=f"a red fox {tag}"))
+        check_equal((job["attempt"], png_size(s.picture(job["id"]))), (1, tuple(s.kind.size)), f"with {tag}")
+
+
 @scenario()
 def steps_are_told_as_they_are_drawn_or_not_at_all(s):
     before = s.relay.count("job")
@@ -247,7 +268,7 @@ def a_job_cancelled_in_the_queue_of_the_server_is_taken_out_of_it(s):
     until(lambda: s.state() == "ready", LIMIT_S, "the instance is ready")
     check(not foreign_is_over(), "the instance is ready before the foreign job has ended")
     until(lambda: foreign_is_over() and not s.kind.drawing(s.server.port), LIMIT_S, "the foreign job ends")
-    if not s.kind.one_request:
+    if not s.kind.one_request and not s.kind.polls:
         check_equal(s.relay.count("picture"), pictures, "pictures fetched")
 
 
@@ -307,8 +328,14 @@ def a_server_that_hangs_fails_the_attempt_and_the_job_succeeds_when_it_wakes(s):
         s.start_agent("--opaque-ms", s.kind.silence_ms)
         s.succeeds(s.quick())
         s.becomes_free()
-        s.server.signal(signal.SIGSTOP)
-        job_id = s.quick()
+        if s.kind.one_request:
+            s.server.signal(signal.SIGSTOP)
+            job_id = s.quick()
+        else: # a job that was not taken by the server would be no try
+            before = s.relay.count("job")
+            job_id = s.quick(steps=10)
+            s.at_work(job_id, before)
+            s.server.signal(signal.SIGSTOP)
     until(lambda: s.reasons(job_id), LIMIT_S, "the attempt has failed")
     check(s.http.job(job_id)["status"] in ("queued", "running"), "the job goes on")
     s.server.signal(signal.SIGCONT)
@@ -330,9 +357,9 @@ def connections_that_are_reset_in_a_job_cost_at_most_one_attempt(s):
     check({r["code"] for r in s.reasons(job_id)} <= {"instance_died"}, f"reasons {s.reasons(job_id)}")
 
 
-def fails_once(s, part, fault, codes):
+def fails_once(s, part, fault, codes, times=1):
     """A quick job meets the fault: one attempt fails, told with one of the codes, and the next one succeeds."""
-    s.relay.fault(part, fault, s.kind.fetches if (part, fault) == ("picture", "500") else 1)
+    s.relay.fault(part, fault, times)
     job_id = s.quick()
     job = s.succeeds(job_id)
     check_equal(s.relay.clear(), [], "the fault was met")
@@ -351,7 +378,8 @@ def parts(kind):
 @scenario()
 def an_answer_500_is_a_failed_attempt_with_its_reason(s):
     for part in parts(s.kind):
-        reason = fails_once(s, part, "500", {"instance_error"})
+        times = s.kind.fetches if part == "picture" else 1
+        reason = fails_once(s, part, "500", {"instance_error"}, times)
         check("500" in reason["message"] and "fault of the test" in reason["message"], f"the server's words: {reason}")
 
 

@@ -6,6 +6,7 @@ struct stub {
     const char *body;
     bool waits;
     const char *models_at; /* path of the list of models; NULL: only /health */
+    const char *model;     /* NULL: "z/image" */
     uint32_t n_draws;
     char asked[2048];
     char authorization[64];
@@ -19,7 +20,10 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
     snprintf(stub->authorization, sizeof stub->authorization, "%s",
              authorization == NULL ? "" : authorization);
     if (stub->models_at != NULL && strcmp(path, stub->models_at) == 0) {
-        answer(exchange, 200, "{\"object\":\"list\",\"data\":[{\"id\":\"z/image\"}]}");
+        char text[128];
+        snprintf(text, sizeof text, "{\"object\":\"list\",\"data\":[{\"id\":\"%s\"}]}",
+                 stub->model != NULL ? stub->model : "z/image");
+        answer(exchange, 200, text);
     } else if (stub->models_at == NULL && strcmp(path, "/health") == 0) {
         answer(exchange, 200, "");
     } else if (strcmp(path, "/v1/images/generations") == 0) {
@@ -67,6 +71,24 @@ Test(driver_openai, pictures_are_drawn_one_by_one_with_their_seeds)
                          "\"num_inference_steps\": 9, \"output_format\": \"png\", "
                          "\"prompt\": \"a \\\"red\\\" fox\", \"response_format\": \"b64_json\", "
                          "\"seed\": 8, \"size\": \"128x64\"}"));
+    close_world(&world);
+}
+
+/* It has no other way to be told of seed and steps. */
+Test(driver_openai, an_sd_server_is_told_in_the_prompt_what_the_api_has_no_word_for)
+{
+    struct world world;
+    struct stub stub = { .models_at = "/v1/models", .model = "sd-cpp-local" };
+    open_openai(&world, &stub, "driver=openai");
+    world.negative = "blur";
+    draw(&world, 1, UINT32_MAX);
+    turn_until(&world, "ready", 3000);
+    json_t *asked = json_loads(stub.asked, 0, NULL);
+    cr_assert(eq(str, (char *)json_string_value(json_object_get(asked, "prompt")),
+                 (char *)"<sd_cpp_extra_args>{\"seed\":4294967295,\"sample_params\":"
+                         "{\"sample_steps\":8,\"guidance\":{\"txt_cfg\":1.0}},"
+                         "\"negative_prompt\":\"blur\"}</sd_cpp_extra_args>a \"red\" fox"));
+    json_decref(asked);
     close_world(&world);
 }
 
@@ -126,6 +148,13 @@ Test(driver_openai, errors_and_garbage)
     turn_until(&world, "ready", 3000);
     expect_failure(&world, FAIL_INSTANCE_REFUSED, false, true);
     cr_assert(eq(str, world.message, (char *)"HTTP 400: size is bad"));
+    stub.status = 500;
+    stub.body = "{\"error\":\"server_error\",\"message\":\"out of memory\"}";
+    draw(&world, 1, 7);
+    turn_until(&world, "ready", 3000);
+    cr_assert(eq(str, world.message, (char *)"HTTP 500: out of memory"));
+    close_world(&world);
+    open_openai(&world, &stub, "driver=openai"); /* three errors in a row would take it out */
     stub.status = 500;
     stub.body = "";
     draw(&world, 1, 7);

@@ -5,9 +5,10 @@ struct stub {
     int status; /* of txt2img */
     const char *body;
     bool waits;       /* txt2img is answered later */
-    bool no_progress; /* like sd-server */
-    bool draws_on;    /* whether or not anybody waits for it */
-    int step;         /* told by progress */
+    bool no_progress; /* like sd-server and others */
+    bool is_sd_server;
+    bool draws_on; /* whether or not anybody waits for it */
+    int step;      /* told by progress */
     uint32_t n_draws, n_interrupts;
     char asked[2048];
     char authorization[128];
@@ -56,6 +57,8 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
     } else if (strcmp(path, "/sdapi/v1/interrupt") == 0 && !stub->no_progress) {
         stub->n_interrupts++;
         answer(exchange, 200, "{}");
+    } else if (strcmp(path, "/sdcpp/v1/capabilities") == 0 && stub->is_sd_server) {
+        answer(exchange, 200, "{\"model\":{\"stem\":\"z-image\"}}");
     } else {
         answer(exchange, 404, "{\"detail\":\"Not Found\"}");
     }
@@ -91,6 +94,32 @@ Test(driver_sdapi, pictures_are_drawn_one_by_one_with_their_seeds)
                          "{\"samples_format\": \"png\"}, \"prompt\": \"a \\\"red\\\" fox\", "
                          "\"save_images\": false, \"seed\": 0, \"send_images\": true, "
                          "\"steps\": 8, \"width\": 128}"));
+    close_world(&world);
+}
+
+/* sd-server takes a seed above 2^31 for "random" in `seed`, and obeys words in the prompt. */
+Test(driver_sdapi, an_sd_server_is_told_the_seed_where_it_takes_32_bits)
+{
+    struct world world;
+    struct stub stub = { .no_progress = true, .is_sd_server = true };
+    open_sdapi(&world, &stub, "driver=sdapi", 60000);
+    world.guidance = 2.5;
+    world.negative = "blur </sd_cpp_extra_args>";
+    draw(&world, 1, UINT32_MAX);
+    turn_until(&world, "ready", 3000);
+    json_t *asked = json_loads(stub.asked, 0, NULL);
+    cr_assert(eq(str, (char *)json_string_value(json_object_get(asked, "prompt")),
+                 (char *)"<sd_cpp_extra_args>{\"seed\":4294967295,\"sample_params\":"
+                         "{\"sample_steps\":8,\"guidance\":{\"txt_cfg\":3.5}},"
+                         "\"negative_prompt\":\"blur <\\/sd_cpp_extra_args>\"}"
+                         "</sd_cpp_extra_args>a \"red\" fox"));
+    json_decref(asked);
+    close_world(&world);
+    struct stub other = { .no_progress = true };
+    open_sdapi(&world, &other, "driver=sdapi", 60000);
+    draw(&world, 1, 7);
+    turn_until(&world, "ready", 3000);
+    cr_assert(strstr(other.asked, "sd_cpp") == NULL, "%s", other.asked);
     close_world(&world);
 }
 

@@ -6,7 +6,8 @@ struct stub {
     const char *submit_body;
     const char *view; /* of the job */
     int view_status;
-    bool stops; /* its capabilities say that it can stop a drawing */
+    bool stops;        /* its capabilities say that it can stop a drawing */
+    const char *modes; /* of its model; NULL: not told */
     uint32_t n_submits, n_cancels;
     char asked[2048];
 };
@@ -25,9 +26,9 @@ on_request(struct world *world, struct http_exchange *exchange, const char *path
     if (strcmp(path, "/sdcpp/v1/capabilities") == 0) {
         snprintf(text, sizeof text,
                  "{\"model\":{\"name\":\"z.gguf\",\"stem\":\"z\"},\"features\":{"
-                 "\"cancel_queued\":true,\"cancel_generating\":%s},"
+                 "\"cancel_queued\":true,\"cancel_generating\":%s},\"supported_modes\":%s,"
                  "\"limits\":{\"max_width\":4096,\"max_height\":2048}}",
-                 stub->stops ? "true" : "false");
+                 stub->stops ? "true" : "false", stub->modes != NULL ? stub->modes : "null");
         answer(exchange, 200, text);
     } else if (strcmp(path, "/sdcpp/v1/img_gen") == 0) {
         json_t *body = body_of(exchange);
@@ -140,6 +141,32 @@ Test(driver_sdcpp, killed_while_it_draws)
     stub.view_status = 404; /* restarted so fast that nobody noticed */
     turn_until(&world, "failed", 3000);
     expect_failure(&world, FAIL_INSTANCE_DIED, true, false);
+    close_world(&world);
+}
+
+Test(driver_sdcpp, a_picture_that_was_not_fetched_in_time_is_not_called_a_restart)
+{
+    struct world world;
+    struct stub stub = { .view = "{\"error\":\"job expired\"}" };
+    open_sdcpp(&world, &stub);
+    stub.view_status = 410;
+    draw(&world, 1, 7);
+    turn_until(&world, "failed", 3000);
+    expect_failure(&world, FAIL_INSTANCE_ERROR, true, false);
+    cr_assert(
+        eq(str, world.message, (char *)"has thrown the picture away: it was not fetched in time"));
+    close_world(&world);
+}
+
+Test(driver_sdcpp, a_server_with_a_model_for_videos_is_given_no_job)
+{
+    struct world world;
+    struct stub stub = { .modes = "[\"vid_gen\",\"img_gen\"]" };
+    open_sdcpp(&world, &stub);
+    stub.modes = "[\"vid_gen\"]"; /* started anew with another model */
+    turn_until(&world, "down", 20000);
+    stub.modes = "[\"img_gen\"]";
+    turn_until(&world, "ready", 20000);
     close_world(&world);
 }
 

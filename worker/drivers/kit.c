@@ -443,9 +443,14 @@ reason_in(const json_t *root)
     const json_t *error = json_object_get(root, "error");
     const json_t *detail = json_object_get(root, "detail");
     const json_t *first = json_array_get(detail, 0); /* FastAPI: [{"loc":[..],"msg":".."}] */
-    const json_t *places[] = { json_object_get(error, "message"), error,
-                               json_object_get(first, "msg"),     detail,
-                               json_object_get(root, "message"),  json_object_get(root, "errors") };
+    /* Where both are told, a bare "error" is but the class of it: {"error":"server_error",
+     * "message":"type must be .."}. */
+    const json_t *places[] = { json_object_get(error, "message"),
+                               json_object_get(root, "message"),
+                               error,
+                               json_object_get(first, "msg"),
+                               detail,
+                               json_object_get(root, "errors") };
     for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {
         if (json_is_string(places[i]) && json_string_length(places[i]) > 0) {
             return places[i];

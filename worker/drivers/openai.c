@@ -1,15 +1,17 @@
 /*
- * openai — the driver of servers with OpenAI's images API: vLLM-Omni, SGLang and others.
+ * openai — the driver of servers with OpenAI's images API: vLLM-Omni, SGLang, sd-server of
+ * stable-diffusion.cpp, and others.
  *
  *     draw       POST /v1/images/generations, answered when the picture is there; one after the
  *                other, each with a seed (SGLang's own default is always the same one)
  *     interrupt  none: the answer is waited for and thrown away
  *
  * The address may end in /v1 as such servers tell it, or not. What OpenAI has no word for is said
- * in vLLM-Omni's: num_inference_steps, guidance_scale (0 is off), seed, negative_prompt.
+ * in vLLM-Omni's: num_inference_steps, guidance_scale (0 is off), seed, negative_prompt; to an
+ * sd-server, which tells itself by the name of its model, in its own, inside the prompt.
  */
 #include "common/scope.h"
-#include "worker/drivers/kit.h"
+#include "worker/drivers/sd_cpp.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +23,9 @@ struct openai {
     uint32_t tried;                   /* by the probe under way */
     char model[LIMIT_MODEL_NAME + 1]; /* as the server calls it */
 };
+
+/* What every sd-server calls its model, whichever it is. */
+static const char sd_server_model[] = "sd-cpp-local";
 
 /* vLLM-Omni has the first, SGLang the second; the third names no model. */
 static const char *const places[] = { "/v1/models", "/models", "/health" };
@@ -84,6 +89,9 @@ draw_next(struct openai *self)
                   "num_inference_steps", (int)(order->steps + (words ? words->extra_steps : 0)),
                   "guidance_scale", order->guidance, "seed", (json_int_t)kit_seed(&self->kit));
     json_object_set(body, "negative_prompt", order->negative);
+    if (strcmp(self->model, sd_server_model) == 0) {
+        json_object_set_new(body, "prompt", sd_cpp_prompt(&self->kit));
+    }
     if (self->model[0] != '\0') {
         json_object_set_new(body, "model", json_string(self->model));
     }

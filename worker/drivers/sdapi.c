@@ -12,7 +12,7 @@
  * Progress and interrupt mean whatever the server draws, for whom ever: it must be ours alone.
  */
 #include "common/scope.h"
-#include "worker/drivers/kit.h"
+#include "worker/drivers/sd_cpp.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,10 +21,11 @@ enum { INTERRUPT_AGAIN_MS = 1000 };
 
 struct sdapi {
     struct kit kit;
-    bool learned; /* whether the server tells progress */
+    bool learned; /* the next two */
     bool has_progress;
+    bool is_sd_server;
     bool lost; /* the answer will not come any more: progress tells when the GPU is free */
-    struct health health; /* while a probe asks twice */
+    struct health health; /* while a probe asks more than once */
 };
 
 static void draw_next(struct sdapi *self);
@@ -85,6 +86,9 @@ draw_next(struct sdapi *self)
                   (json_int_t)kit_seed(&self->kit), "batch_size", 1, "n_iter", 1, "send_images", 1,
                   "save_images", 0, "override_settings", "samples_format", "png");
     json_object_set(body, "negative_prompt", order->negative);
+    if (self->is_sd_server) {
+        json_object_set_new(body, "prompt", sd_cpp_prompt(&self->kit));
+    }
     kit_ask(&self->kit, &self->kit.main,
             &(struct kit_request){ .method = "POST",
                                    .path = "/sdapi/v1/txt2img",
@@ -210,6 +214,28 @@ sdapi_interrupt(void *context)
 /* -- health -- */
 
 static void
+report_health(struct sdapi *self)
+{
+    self->learned = true;
+    self->health.lacks = self->has_progress ? 0 : DRIVER_STEPS | DRIVER_INTERRUPT;
+    self->kit.host->on_probed(self->kit.host->context, &self->health);
+}
+
+static void
+on_capabilities(void *context, const struct http_response *response)
+{
+    struct sdapi *self = context;
+    CLEANUP(kit_json_free) json_t *root = response->status == 200 ? kit_json(response) : NULL;
+    kit_over(&self->kit.probe);
+    if (response->status == 0 || response->status >= 500) {
+        kit_unhealthy(&self->kit, SD_CPP_CAPABILITIES, response);
+        return;
+    }
+    self->is_sd_server = json_is_object(json_object_get(root, "model"));
+    report_health(self);
+}
+
+static void
 on_progress_known(void *context, const struct http_response *response)
 {
     struct sdapi *self = context;
@@ -218,10 +244,13 @@ on_progress_known(void *context, const struct http_response *response)
         kit_unhealthy(&self->kit, "/sdapi/v1/progress", response);
         return;
     }
-    self->learned = true;
     self->has_progress = response->status == 200;
-    self->health.lacks = self->has_progress ? 0 : DRIVER_STEPS | DRIVER_INTERRUPT;
-    self->kit.host->on_probed(self->kit.host->context, &self->health);
+    self->is_sd_server = false;
+    if (self->has_progress) {
+        report_health(self);
+    } else {
+        kit_look(&self->kit, SD_CPP_CAPABILITIES, LIMIT_INSTANCE_CONFIG, on_capabilities);
+    }
 }
 
 static void
@@ -238,13 +267,12 @@ on_options(void *context, const struct http_response *response)
     self->health = (struct health){ .answered = true, .ready = true };
     kit_text(json_object_get(root, "sd_model_checkpoint"), self->health.model,
              sizeof self->health.model);
-    if (!self->learned) {
+    if (self->learned) {
+        report_health(self);
+    } else {
         kit_look(&self->kit, "/sdapi/v1/progress?skip_current_image=true", LIMIT_INSTANCE_STATE,
                  on_progress_known);
-        return;
     }
-    self->health.lacks = self->has_progress ? 0 : DRIVER_STEPS | DRIVER_INTERRUPT;
-    self->kit.host->on_probed(self->kit.host->context, &self->health);
 }
 
 static void

@@ -9,7 +9,7 @@
  * It tells no steps. A submit has no key of its own: one whose answer is lost is not repeated.
  */
 #include "common/scope.h"
-#include "worker/drivers/kit.h"
+#include "worker/drivers/sd_cpp.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,10 +77,14 @@ on_polled(void *context, const struct http_response *response)
         }
         return;
     }
-    if (response->status == 404 || response->status == 410) {
+    if (response->status == 404) {
         kit_fail(&self->kit,
                  &(struct failure){ .code = FAIL_INSTANCE_DIED,
                                     .message = "no longer knows the job: it was restarted" });
+        return;
+    }
+    if (response->status == 410) {
+        kit_fail_error(&self->kit, "has thrown the picture away: it was not fetched in time");
         return;
     }
     if (response->status != 200) {
@@ -183,13 +187,13 @@ static void
 draw_next(struct sdcpp *self)
 {
     const struct kit_order *order = &self->kit.order;
-    json_t *body =
-        json_pack("{s:O, s:i, s:i, s:I, s:i, s:s, s:b, s:{s:i, s:{s:f}}}", "prompt", order->prompt,
-                  "width", (int)order->width, "height", (int)order->height, "seed",
-                  (json_int_t)kit_seed(&self->kit), "batch_count", 1, "output_format", "png",
-                  "embed_image_metadata", 0, "sample_params", "sample_steps", (int)order->steps,
-                  "guidance", "txt_cfg", kit_guidance_from_one(&self->kit));
-    json_object_set(body, "negative_prompt", order->negative);
+    json_t *body = sd_cpp_order(&self->kit);
+    json_object_set(body, "prompt", order->prompt);
+    json_object_set_new(body, "width", json_integer(order->width));
+    json_object_set_new(body, "height", json_integer(order->height));
+    json_object_set_new(body, "batch_count", json_integer(1));
+    json_object_set_new(body, "output_format", json_string("png"));
+    json_object_set_new(body, "embed_image_metadata", json_false());
     self->id[0] = '\0';
     kit_ask(&self->kit, &self->kit.main,
             &(struct kit_request){ .method = "POST",
@@ -244,6 +248,18 @@ sdcpp_interrupt(void *context)
 
 /* -- health -- */
 
+/* Of a model for videos each job would be refused as if it were the job's fault. */
+static bool
+draws_pictures(const json_t *modes)
+{
+    bool found = !json_is_array(modes); /* not told */
+    for (size_t i = 0; i < json_array_size(modes); i++) {
+        const char *mode = json_string_value(json_array_get(modes, i));
+        found = found || (mode != NULL && strcmp(mode, "img_gen") == 0);
+    }
+    return found;
+}
+
 static void
 on_capabilities(void *context, const struct http_response *response)
 {
@@ -253,7 +269,13 @@ on_capabilities(void *context, const struct http_response *response)
     struct health health = { .answered = true, .ready = true };
     kit_over(&self->kit.probe);
     if (!json_is_object(model)) {
-        kit_unhealthy(&self->kit, "/sdcpp/v1/capabilities", response);
+        kit_unhealthy(&self->kit, SD_CPP_CAPABILITIES, response);
+        return;
+    }
+    if (!draws_pictures(json_object_get(root, "supported_modes"))) {
+        health = (struct health){ .message = "its model draws no pictures: supported_modes has no "
+                                             "img_gen" };
+        self->kit.host->on_probed(self->kit.host->context, &health);
         return;
     }
     const json_t *features = json_object_get(json_object_get(root, "features_by_mode"), "img_gen");
@@ -276,7 +298,7 @@ static void
 sdcpp_probe(void *context)
 {
     struct sdcpp *self = context;
-    kit_look(&self->kit, "/sdcpp/v1/capabilities", LIMIT_INSTANCE_CONFIG, on_capabilities);
+    kit_look(&self->kit, SD_CPP_CAPABILITIES, LIMIT_INSTANCE_CONFIG, on_capabilities);
 }
 
 static int

@@ -50,6 +50,7 @@ class Kind:
     repeats = True         # the same seed gives the same picture, byte for byte
     one_request = False    # the request that hands in the job is answered by its picture
     fetches = 1            # times that the driver asks for a picture, answered 500, before the attempt has failed
+    polls = False          # the picture comes with the last of many answers, of which two in a row may be lost
     blames_request = True  # the driver takes a 400 or 422 for the user's fault: the job ends
 
     size = (128, 64)       # width and height of a quick job; not a square, so that nobody can swap them
@@ -98,6 +99,10 @@ class Kind:
         The truth about "the GPU is free". Asked of the server, past the relay."""
         del port
         return None
+
+    def direct(self, port, order):
+        """The PNG of an order in Drawbar's words, drawn by the server's own API, past the relay; None: not known how."""
+        del port, order
 
     def occupy(self, port):
         """Only with `queues`: gives the server a slow job that is not ours, past the relay, and returns a function
