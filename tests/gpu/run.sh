@@ -26,7 +26,7 @@ fi
 if command -v nvidia-smi >/dev/null; then nvidia-smi -L || true; fi
 script=bench.py
 case ${1:-} in
-bench | stack | variants)
+bench | same | stack | variants)
     script=$1.py
     shift
     ;;
