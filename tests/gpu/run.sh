@@ -1,7 +1,7 @@
 #!/bin/bash
-# run.sh — bench.py, stack.py or variants.py on a machine with a GPU and perhaps no network.
+# run.sh — bench.py, stack.py, variants.py or same.py on a machine with a GPU and perhaps no network.
 #
-#     tests/gpu/run.sh [bench | stack | variants] [arguments of that script]
+#     tests/gpu/run.sh [bench | same | stack | variants] [arguments of that script]
 #
 # Environment: DRAWBAR_PYTHON   the python that has torch (default: python3)
 #              DRAWBAR_WHEELS   a folder of wheels that this python lacks (diffusers, ...); unpacked, not installed

@@ -381,10 +381,6 @@ class Bench:
             self.part(f"cancel -> GPU free, {self.large}", 40, self.cancel, self.large, 5)
             self.part(f"kill -9 of the instance in a job, {self.large}", 100, self.kill, self.large)
             self.part(f"whole stack, {self.small}, n=4", s + 30, self.through, self.small, 4, s * 0.7)
-            if self.gpus() > 1:
-                self.part("second GPU", s + 60, self.second_gpu)
-                self.part(f"whole stack on 2 GPUs, {self.large}, n=1", s + 20, self.both, self.large, s)
-                self.part(f"whole stack on 2 GPUs, {self.small}, n=1", s + 20, self.both, self.small, s)
             self.part("what /v1/workers tells", 20, self.facts)
             if self.o.short:
                 return
@@ -392,6 +388,10 @@ class Bench:
             self.part(f"instance alone, {self.large}", s + 20, self.alone, self.large, s * 0.5)
             self.part(f"GPU idle under backlog, {self.small}", 60, self.idle, self.small, 4)
             self.part(f"cancel -> GPU free, {self.small}", 40, self.cancel, self.small, 5)
+            if self.gpus() > 1:
+                self.part("second GPU", s + 60, self.second_gpu)
+                self.part(f"whole stack on 2 GPUs, {self.large}, n=1", s + 20, self.both, self.large, s)
+                self.part(f"whole stack on 2 GPUs, {self.small}, n=1", s + 20, self.both, self.small, s)
         finally:
             self.stack.close()
             print("\n===== whole stack, " + ("toy size: the numbers mean nothing" if self.o.tiny else "random weights")

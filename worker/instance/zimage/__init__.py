@@ -13,4 +13,4 @@
 
 Threads: one a connection, one for the GPU, a few that encode. Only the GPU thread calls the model.
 """
-VERSION = "1.0"
+VERSION = "1.1"

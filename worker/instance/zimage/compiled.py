@@ -10,6 +10,8 @@ one layer of the text encoder, the five blocks of the VAE's decoder and its last
 Serving runs under the stance "eager_on_recompile": what is not compiled for a shape runs eagerly and
 nothing is ever compiled while a job is drawn. A key that was wanted and is cold is compiled in the GPU
 thread by slice(), which the engine calls when no job waits, or between two jobs if work never ends.
+
+What is compiled does not depend on measured times, so each process compiles the same, and draws the same.
 """
 import time
 from collections import Counter
@@ -37,6 +39,10 @@ class Compiled:
     def begin(self):
         """In the thread that will compile and draw, before anything is compiled."""
         import torch._dynamo
+        import torch._inductor.config
+        # Otherwise reductions are tuned by the clock, in each process anew: another order of sums, and another
+        # picture for the same seed where a job is drawn again (measured; see tests/gpu/RESULTS.md).
+        torch._inductor.config.deterministic = True
         # Regions share code objects; each shape is an entry.
         for name in ("recompile_limit", "cache_size_limit"):
             if hasattr(torch._dynamo.config, name):
