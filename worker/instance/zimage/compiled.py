@@ -11,7 +11,8 @@ Serving runs under the stance "eager_on_recompile": what is not compiled for a s
 nothing is ever compiled while a job is drawn. A key that was wanted and is cold is compiled in the GPU
 thread by slice(), which the engine calls when no job waits, or between two jobs if work never ends.
 
-What is compiled does not depend on measured times, so each process compiles the same, and draws the same.
+What is compiled does not depend on measured times (zimage_server.py says so to the compiler), so each process
+compiles the same, and draws the same.
 """
 import time
 from collections import Counter
@@ -35,14 +36,16 @@ class Compiled:
         self.slices = {}
         self.failed = set()
         self.last_slice = 0.0
+        self.deterministic = False
 
     def begin(self):
         """In the thread that will compile and draw, before anything is compiled."""
         import torch._dynamo
         import torch._inductor.config
-        # Otherwise reductions are tuned by the clock, in each process anew: another order of sums, and another
-        # picture for the same seed where a job is drawn again (measured; see tests/gpu/RESULTS.md).
-        torch._inductor.config.deterministic = True
+        self.deterministic = getattr(torch._inductor.config, "deterministic", False)
+        if not self.deterministic:
+            self.log("pictures-differ-between-processes", torch=torch.__version__,
+                     cure="a torch that knows TORCHINDUCTOR_DETERMINISTIC, which zimage_server.py sets")
         # Regions share code objects; each shape is an entry.
         for name in ("recompile_limit", "cache_size_limit"):
             if hasattr(torch._dynamo.config, name):
@@ -94,8 +97,8 @@ class Compiled:
     def document(self):
         def text(keys):
             return sorted("/".join(map(str, key)) for key in list(keys))
-        return {"enabled": self.enabled, "ready": text(self.warm), "failed": text(self.failed),
-                "waiting": text(self.slices)}
+        return {"enabled": self.enabled, "deterministic": self.deterministic, "ready": text(self.warm),
+                "failed": text(self.failed), "waiting": text(self.slices)}
 
 
 def dynamic_length(forward, mode=None):
