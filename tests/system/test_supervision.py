@@ -6,6 +6,9 @@ from fake_instance import FakeInstance
 from harness import Cluster, check, check_equal, free_port, holds, program, until
 from registry import test
 
+
+TRIES = 5 # where the job's record has them
+
 CUDA = "CUDA error: an illegal memory access was encountered"
 
 
@@ -66,10 +69,12 @@ def an_attached_instance_that_draws_one_colour_is_out_until_a_self_test_is_good(
         check_equal(len(jobs_of(instance)), 5, "drawings of jobs: two of them twice, the third once")
         until(lambda: len(tests_of(instance)) >= 3, 20, "it is tested again and again")
         check_equal(len(jobs_of(instance)), 5, "and no job is given to it")
-        check_equal(c.http.job(third)["status"], "queued", "status of the job")
+        # It may have been granted before the broker heard that the place is gone: then it is handed back, undrawn.
+        until(lambda: c.http.job(third)["status"] == "queued", 10, "the job waits for an instance")
         instance.modes = ["good"]
         job = c.http.wait(third, "succeeded", 45)
-        check_equal((job["attempt"], job["warnings"]), (2, []), "attempt and warnings")
+        check(job["attempt"] in (2, 3), f"attempt {job['attempt']}")
+        check_equal((c.redis.record(third)[TRIES], job["warnings"]), (2, []), "tries and warnings")
         tested = tests_of(instance)[0]
         check_equal((tested["width"], tested["height"], tested["steps"], tested["n"]), (512, 512, 8, 1), "what was asked")
         check_equal(len({order["id"] for order in tests_of(instance)}), len(tests_of(instance)), "each with an id of its own")
