@@ -1,4 +1,5 @@
-/* workers — `drawbar workers`: the fleet as a table, and the GPUs of those that have some. */
+/* workers — `drawbar workers`: the fleet as a table, which instances are not as they should be and
+ * why, and the GPUs of those that have some. */
 #include "cli/client.h"
 #include "cli/table.h"
 #include "common/scope.h"
@@ -6,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CELL = TABLE_CELL, GPU_ROWS_MAX = 1024, MIB_PER_GIB = 1024 };
+enum { CELL = TABLE_CELL, GPU_ROWS_MAX = 1024, TROUBLES_MAX = 64, LINE = 512, MIB_PER_GIB = 1024 };
 
 static const char *const worker_heads[] = { "NAME",  "STATE", "INSTANCES", "RUNNING",
                                             "MODEL", "KIND",  "LAST BEAT" };
@@ -104,6 +105,64 @@ workers_print(const json_t *workers, const struct terminal *terminal)
     table_print(&table, terminal);
 }
 
+/* -- instances that are not as they should be -- */
+
+/* "12 s", "3 min", "5 h" */
+static void
+time_fill(char out[CELL], int64_t ms)
+{
+    int64_t seconds = ms / 1000;
+    if (seconds < 120) {
+        (void)snprintf(out, CELL, "%lld s", (long long)seconds);
+    } else if (seconds < 120 * 60) {
+        (void)snprintf(out, CELL, "%lld min", (long long)(seconds / 60));
+    } else {
+        (void)snprintf(out, CELL, "%lld h", (long long)(seconds / 3600));
+    }
+}
+
+/* "mia instance-0 is down for 12 s: waits for port 7861, held by nginx (pid 12)" */
+static void
+trouble_print(const char *worker, const json_t *instance, const struct terminal *terminal)
+{
+    char line[LINE];
+    char shown[LINE];
+    char since[CELL];
+    time_fill(since, json_integer_value(json_object_get(instance, "state_ms")));
+    (void)snprintf(line, sizeof line, "%.64s %.64s is %.16s for %s: %s", worker,
+                   word(instance, "name"), word(instance, "state"), since,
+                   word(instance, "reason"));
+    text_fit(shown, sizeof shown, line, terminal->live ? terminal->columns : (uint32_t)sizeof shown,
+             terminal->utf8);
+    printf("%s%s%s\n", terminal_style(terminal, STYLE_YELLOW), shown,
+           terminal_style(terminal, STYLE_PLAIN));
+}
+
+static void
+troubles_print(const json_t *workers, const struct terminal *terminal)
+{
+    uint32_t n = 0;
+    size_t i;
+    size_t k;
+    json_t *worker;
+    json_t *instance;
+    json_array_foreach((json_t *)workers, i, worker)
+    {
+        json_array_foreach(json_object_get(worker, "instances"), k, instance)
+        {
+            bool first = n == 0;
+            if (word(instance, "reason")[0] == '\0' || n++ >= TROUBLES_MAX) {
+                continue;
+            }
+            printf("%s", first ? "\n" : "");
+            trouble_print(word(worker, "name"), instance, terminal);
+        }
+    }
+    if (n > TROUBLES_MAX) {
+        printf("and %u more: --json shows all\n", n - TROUBLES_MAX);
+    }
+}
+
 /* -- GPUs; any figure may be missing -- */
 
 static void
@@ -188,6 +247,7 @@ fleet_print(const json_t *workers)
     struct terminal terminal;
     terminal_look(&terminal, 1);
     workers_print(workers, &terminal);
+    troubles_print(workers, &terminal);
     gpus_print(workers, &terminal);
 }
 

@@ -1,6 +1,8 @@
 """What the agent does about instances that misbehave, and what /v1/workers shows of it."""
 import os
+import re
 import signal
+import subprocess
 
 from fake_instance import FakeInstance
 from harness import Cluster, check, check_equal, free_port, holds, program, until
@@ -66,6 +68,10 @@ def an_attached_instance_that_draws_one_colour_is_out_until_a_self_test_is_good(
         third = c.http.submit(steps=1, seed=3)
         until_reason(c, "mia", "self-test: one colour")
         check_equal(c.instance("mia")["state"], "down", "state")
+        shown = subprocess.run([program("drawbar"), "workers", "--server", f"http://{c.http.address}"], capture_output=True,
+                               text=True, timeout=20, check=True).stdout
+        name = c.instance("mia")["name"]
+        check(re.search(rf"^mia {re.escape(name)} is (down|busy) for \d+ s: self-test: ", shown, re.M), f"workers: {shown!r}")
         check_equal(len(jobs_of(instance)), 5, "drawings of jobs: two of them twice, the third once")
         until(lambda: len(tests_of(instance)) >= 3, 20, "it is tested again and again")
         check_equal(len(jobs_of(instance)), 5, "and no job is given to it")
