@@ -21,7 +21,8 @@ import zlib
 from urllib.parse import urlsplit
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "system"))
-from harness import Failed, Skip, check, check_equal, jpeg_size, png_size, until, webp_size # noqa: E402
+from harness import Failed, Skip, check, check_equal, until # noqa: E402
+from pictures import jpeg_size, png_size, webp_size # noqa: E402
 
 CHECKS = []
 OVER = ("succeeded", "failed", "cancelled")

@@ -13,8 +13,9 @@ sys.dont_write_bytecode = True
 
 import harness # noqa: E402
 import test_drive # noqa: E402
-from harness import check, check_equal, png_size, until # noqa: E402
+from harness import check, check_equal, until # noqa: E402
 from kinds import all_kinds, ask_json # noqa: E402
+from pictures import png_size # noqa: E402
 from test_drive import LIMIT_S, pixels, scenario # noqa: E402
 
 test_drive.SCENARIOS.clear()

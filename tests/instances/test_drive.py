@@ -26,8 +26,9 @@ sys.dont_write_bytecode = True
 
 import harness # noqa: E402
 from faults import Relay # noqa: E402
-from harness import Cluster, Failed, check, check_equal, png_size, until # noqa: E402
+from harness import Cluster, Failed, check, check_equal, until # noqa: E402
 from kinds import Kind, all_kinds # noqa: E402
+from pictures import png_size # noqa: E402
 from run import end_children, end_tree # noqa: E402
 
 SCENARIOS = []

@@ -4,7 +4,8 @@ import signal
 import subprocess
 import tempfile
 
-from harness import Cluster, Http, check, check_equal, environment, free_port, png_size, processes_with, program, until
+from harness import Cluster, Http, check, check_equal, environment, free_port, processes_with, program, until
+from pictures import png_size
 from registry import test
 
 

@@ -6,7 +6,8 @@ import subprocess
 import tempfile
 import time
 
-from harness import LOGS, SLOWNESS, Failed, Skip, check, check_equal, environment, png_size, until
+from harness import LOGS, SLOWNESS, Failed, Skip, check, check_equal, environment, until
+from pictures import png_size
 from registry import test
 
 

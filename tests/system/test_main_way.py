@@ -1,5 +1,6 @@
 """The way of a job: submit, poll, download."""
-from harness import Cluster, check, check_equal, jpeg_size, png_size, until, webp_size
+from harness import Cluster, check, check_equal, until
+from pictures import jpeg_size, png_size, webp_size
 from registry import test
 
 

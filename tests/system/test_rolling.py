@@ -13,7 +13,8 @@ import threading
 import time
 import uuid
 
-from harness import Cluster, check, check_equal, free_port, png_size, until
+from harness import Cluster, check, check_equal, free_port, until
+from pictures import png_size
 from registry import test
 
 CLIENTS, ROUNDS, PATIENCE_S = 6, 3, 10
