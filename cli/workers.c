@@ -7,7 +7,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CELL = TABLE_CELL, GPU_ROWS_MAX = 1024, TROUBLES_MAX = 64, LINE = 512, MIB_PER_GIB = 1024 };
+enum {
+    CELL = TABLE_CELL,
+    GPU_ROWS_MAX = 1024,
+    TROUBLES_MAX = 64,
+    LINE = 512,
+    MINUTE_S = 60,
+    HOUR_S = 3600,
+    MIB_PER_GIB = 1024
+};
 
 static const char *const worker_heads[] = { "NAME",  "STATE", "INSTANCES", "RUNNING",
                                             "MODEL", "KIND",  "LAST BEAT" };
@@ -112,12 +120,12 @@ static void
 time_fill(char out[CELL], int64_t ms)
 {
     int64_t seconds = ms / 1000;
-    if (seconds < 120) {
+    if (seconds < (int64_t)2 * MINUTE_S) {
         (void)snprintf(out, CELL, "%lld s", (long long)seconds);
-    } else if (seconds < 120 * 60) {
-        (void)snprintf(out, CELL, "%lld min", (long long)(seconds / 60));
+    } else if (seconds < (int64_t)2 * HOUR_S) {
+        (void)snprintf(out, CELL, "%lld min", (long long)(seconds / MINUTE_S));
     } else {
-        (void)snprintf(out, CELL, "%lld h", (long long)(seconds / 3600));
+        (void)snprintf(out, CELL, "%lld h", (long long)(seconds / HOUR_S));
     }
 }
 
