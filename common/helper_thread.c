@@ -1,8 +1,8 @@
 #include "common/helper_thread.h"
 #include "common/limits.h"
+#include "common/thread.h"
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -110,19 +110,6 @@ helper_thread_run(struct helper_thread *self, reactor_fn work, reactor_fn done, 
     return 0;
 }
 
-/* Signals are the main thread's business: the new thread inherits a full mask. */
-static int
-start(struct helper_thread *self)
-{
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = -pthread_create(&self->thread, NULL, thread_main, self);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
 int
 helper_thread_new(struct helper_thread **out, struct reactor *reactor)
 {
@@ -143,7 +130,7 @@ helper_thread_new(struct helper_thread **out, struct reactor *reactor)
     if (self->finished_event == NULL || event_add(self->finished_event, NULL) != 0) {
         goto fail;
     }
-    rc = start(self);
+    rc = thread_start(&self->thread, thread_main, self);
     if (rc != 0) {
         goto fail;
     }

@@ -3,6 +3,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/scope.h"
+#include "common/thread.h"
 #include "gateway/picture_dir.h"
 #include "gateway/sweep.h"
 #include "gateway/uploads.h"
@@ -10,7 +11,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,14 +108,9 @@ thread_main(void *context)
 /* -- making and ending -- */
 
 static int
-thread_start(struct artifacts *self)
+uploads_start(struct artifacts *self)
 {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's */
-    int rc = -pthread_create(&self->thread, NULL, thread_main, self);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int rc = thread_start(&self->thread, thread_main, self);
     self->running = rc == 0;
     if (self->running) {
         pthread_setname_np(self->thread, "uploads");
@@ -183,7 +178,7 @@ artifacts_open(struct artifacts **out, const struct artifacts_config *config)
     }
     on_look(self); /* before anybody asks */
     timer_every_ms(self->look, LIMIT_STORE_LOOK_MS);
-    rc = thread_start(self);
+    rc = uploads_start(self);
     if (rc != 0) {
         log_error("uploads-thread-failed error=\"%s\"", strerror(-rc));
         return rc;

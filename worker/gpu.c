@@ -2,11 +2,11 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/scope.h"
+#include "common/thread.h"
 #include "worker/port.h"
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,19 +175,6 @@ thread_main(void *context)
 
 /* -- the loop's side -- */
 
-/* Signals are the main thread's business: the new thread inherits a full mask. */
-static int
-start(struct gpu *self)
-{
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = -pthread_create(&self->thread, NULL, thread_main, self);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
 int
 gpu_new(struct gpu **out, const char *library)
 {
@@ -203,7 +190,9 @@ gpu_new(struct gpu **out, const char *library)
     pthread_cond_init(&self->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     self->library = library == NULL ? NULL : strdup(library);
-    int rc = library != NULL && self->library == NULL ? -ENOMEM : start(self);
+    int rc = library != NULL && self->library == NULL
+                 ? -ENOMEM
+                 : thread_start(&self->thread, thread_main, self);
     if (rc != 0) {
         free_all(self);
         return rc;

@@ -305,3 +305,16 @@ kill_and_come_back(struct world *world)
     serve(world, port);
     turn_until(world, "ready", 4000);
 }
+
+/* The reason of the first instance's state, as its facts tell it; "": none. */
+static inline void
+expect_reason(const struct world *world, const char *wanted)
+{
+    char text[1024];
+    size_t length = instance_facts(world->supervisor, 0, text, sizeof text);
+    json_t *facts = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
+    cr_assert(facts != NULL, "%.*s", (int)length, text);
+    const char *reason = json_string_value(json_object_get(facts, "reason"));
+    cr_assert(eq(str, (char *)(reason == NULL ? "" : reason), (char *)wanted));
+    json_decref(facts);
+}

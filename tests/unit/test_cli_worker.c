@@ -16,7 +16,7 @@ look(const char *incarnation, const char *state, const char *draining, struct wo
     char text[512];
     enum worker_stand stand = WORKER_STAND_COUNT;
     struct worker_facts told = { .name = "mia" };
-    (void)strcat(told.incarnation, incarnation);
+    (void)snprintf(told.incarnation, sizeof told.incarnation, "%s", incarnation);
     (void)snprintf(text, sizeof text, list, state, draining);
     cr_assert(worker_look(&stand, now, &told, text, strlen(text)) == 0);
     return stand;

@@ -68,18 +68,6 @@ judge(struct world *world, enum judgement_kind kind)
     instance_judge(world->supervisor, 0, &judgement);
 }
 
-static void
-expect_reason(const struct world *world, const char *wanted)
-{
-    char text[1024];
-    size_t length = instance_facts(world->supervisor, 0, text, sizeof text);
-    json_t *facts = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
-    cr_assert(facts != NULL, "%.*s", (int)length, text);
-    const char *reason = json_string_value(json_object_get(facts, "reason"));
-    cr_assert(eq(str, (char *)(reason == NULL ? "" : reason), (char *)wanted));
-    json_decref(facts);
-}
-
 /* Until it is ready again, from its end on. */
 static int64_t
 time_out_ms(struct world *world)

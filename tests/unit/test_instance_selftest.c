@@ -124,18 +124,6 @@ fill_row(struct world *world)
 }
 
 static void
-expect_reason(const struct world *world, const char *wanted)
-{
-    char text[1024];
-    size_t length = instance_facts(world->supervisor, 0, text, sizeof text);
-    json_t *facts = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
-    cr_assert(facts != NULL, "%.*s", (int)length, text);
-    const char *reason = json_string_value(json_object_get(facts, "reason"));
-    cr_assert(eq(str, (char *)(reason == NULL ? "" : reason), (char *)wanted));
-    json_decref(facts);
-}
-
-static void
 expect_no_test(struct world *world, const struct stub *stub)
 {
     turn_for(world, 1200); /* a health check comes within a second */
